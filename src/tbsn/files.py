@@ -1,0 +1,33 @@
+"""Files that are whole or not there."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tbsn.errors import InputError
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """A new name beside ``path`` to write to; it takes the place of ``path`` if the block ends well.
+
+    The temporary name keeps the suffix. Raises `InputError` if the folder cannot be written.
+    """
+    try:
+        handle, name = tempfile.mkstemp(prefix=".partial-", suffix=path.suffix, dir=path.parent)
+    except OSError as error:
+        raise InputError(path, f"cannot write here ({error.strerror})", "choose a writable folder with -o") from error
+    partial = Path(name)
+    try:
+        os.close(handle)
+        yield partial
+        umask = os.umask(0)
+        os.umask(umask)
+        partial.chmod(0o666 & ~umask)
+        with partial.open("rb") as written:
+            os.fsync(written.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

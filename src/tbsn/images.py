@@ -1,0 +1,125 @@
+"""The one file that knows image formats: strict reading, atomic writing, metadata kept."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyvips
+
+from tbsn.errors import InputError
+from tbsn.files import atomic
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp")
+MAX_PIXELS = 1 << 30
+KEPT_BLOBS = ("icc-profile-data", "exif-data", "xmp-data", "iptc-data")
+DEPTHS = {"uchar": np.uint8, "ushort": np.uint16, "float": np.float32}
+CONVERT = "convert it to 8- or 16-bit grey or RGB"
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A decoded image file: ``pixels`` (h, w, 1 or 3) uint8, uint16 or float32, and what to carry to the output."""
+
+    pixels: np.ndarray
+    alpha: np.ndarray | None
+    header: pyvips.Image
+
+
+def find(inputs: Iterable[Path]) -> Iterator[Path]:
+    """Image files among the inputs; folders are searched recursively, hidden files left out."""
+    for entry in inputs:
+        if entry.is_dir():
+            for path in sorted(entry.rglob("*")):
+                if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file():
+                    yield path
+        else:
+            yield entry
+
+
+def read(path: Path) -> Photo:
+    """Decode a PNG, JPEG, TIFF or WebP file, by its content, whole or not at all.
+
+    Raises `InputError` for a missing, empty, damaged or non-image file, one whose pixels are not grey or RGB at a depth
+    of 8, 16 or float 32 bits, and NaN or infinite values.
+    """
+    if not path.is_file():
+        raise InputError(path, "no such file" if not path.exists() else "not a file", "check the name")
+    if path.stat().st_size == 0:
+        raise InputError(path, "the file is empty", "copy it again from its source")
+    try:
+        image = pyvips.Image.new_from_file(str(path), access="sequential", fail_on="error")
+        _check(path, image)
+        array = image.numpy()
+    except pyvips.Error as error:
+        raise InputError(path, _reason(error), "copy it again from its source, or leave it out") from error
+    array = array.reshape(image.height, image.width, image.bands)
+    if array.dtype == np.float32 and not np.isfinite(array).all():
+        raise InputError(path, "has NaN or infinite values", "replace them by finite ones")
+    alpha = array[..., -1:] if image.hasalpha() else None
+    return Photo(array[..., :-1] if image.hasalpha() else array, alpha, image)
+
+
+def write(path: Path, pixels: np.ndarray, like: Photo) -> None:
+    """Write ``pixels`` (h, w, c), of the depth of ``like``, with the alpha and the metadata of ``like``.
+
+    The format follows the suffix of ``path``. The file appears whole or not at all. Raises `InputError` if it cannot be
+    written, or the format does not hold the depth.
+    """
+    if path.suffix.lower() not in SUFFIXES:
+        raise InputError(path, "unknown image format", f"use one of {' '.join(SUFFIXES)}")
+    if pixels.dtype != np.uint8 and path.suffix.lower() in (".jpg", ".jpeg", ".webp"):
+        raise InputError(path, f"{path.suffix} cannot hold {pixels.dtype} pixels", "write .png or .tif")
+    if pixels.dtype == np.float32 and path.suffix.lower() == ".png":
+        raise InputError(path, ".png cannot hold float pixels", "write .tif")
+    whole = pixels if like.alpha is None else np.concatenate([pixels, like.alpha], axis=-1)
+    header = like.header
+    image = pyvips.Image.new_from_array(np.ascontiguousarray(whole), interpretation=header.interpretation)
+    image = image.copy(xres=header.xres, yres=header.yres)
+
+    def keep(new: pyvips.MutableImage) -> None:
+        for field in header.get_fields():
+            if field in KEPT_BLOBS:
+                new.set_type(pyvips.GValue.blob_type, field, header.get(field))
+            elif field == "orientation":
+                new.set_type(pyvips.GValue.gint_type, field, header.get(field))
+
+    options = {"Q": 95} if path.suffix.lower() in (".jpg", ".jpeg", ".webp") else {}
+    with atomic(path) as partial:
+        try:
+            image.mutate(keep).write_to_file(str(partial), **options)
+        except pyvips.Error as error:
+            raise InputError(path, _reason(error), "choose another output with -o") from error
+
+
+def to_float(pixels: np.ndarray) -> np.ndarray:
+    """Any integer or float pixels as float32, the full range of an integer depth mapped to [0, 1]."""
+    scale = np.iinfo(pixels.dtype).max if np.issubdtype(pixels.dtype, np.integer) else 1
+    return (pixels / np.float32(scale)).astype(np.float32, copy=False)
+
+
+def from_float(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """The inverse of `to_float`: rounded half up and clipped for integers, as it is for floats."""
+    if not np.issubdtype(dtype, np.integer):
+        return values.astype(dtype)
+    top = np.iinfo(dtype).max
+    return np.clip(np.floor(values * np.float64(top) + 0.5), 0, top).astype(dtype)
+
+
+def _check(path: Path, image: pyvips.Image) -> None:
+    colours = image.bands - image.hasalpha()
+    if image.width * image.height > MAX_PIXELS:
+        raise InputError(path, f"claims {image.width}x{image.height} pixels", "cut it to under 2^30 pixels")
+    if image.interpretation in ("cmyk", "lab", "labs", "xyz", "hsv", "lch") or colours not in (1, 3):
+        raise InputError(path, f"is {image.interpretation} with {image.bands} channels", CONVERT)
+    if image.format not in DEPTHS:
+        raise InputError(path, f"has pixels of type {image.format}", CONVERT)
+    if image.get_typeof("n-pages") and image.get("n-pages") > 1:
+        raise InputError(path, f"holds {image.get('n-pages')} pages", "split it into single images")
+
+
+def _reason(error: pyvips.Error) -> str:
+    """The last line that libvips said, without its stack of names."""
+    lines = [line for line in str(error.detail if hasattr(error, "detail") else error).splitlines() if line.strip()]
+    said = lines[-1] if lines else "unknown error"
+    return "not a readable image" if "is not a known file format" in said else f"damaged or unreadable ({said})"

@@ -1,0 +1,65 @@
+"""Model files: safetensors whose metadata carry the kind, the configuration and a format version. Never a pickle."""
+
+import json
+from pathlib import Path
+
+import pydantic
+import safetensors
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from tbsn.errors import InputError
+from tbsn.files import atomic
+from tbsn.network.tbsn import TBSN, TBSNConfig
+from tbsn.network.unet import UNet, UNetConfig
+
+FORMAT = "tbsn-model-1"
+Network = TBSN | UNet
+
+
+def build(config: TBSNConfig | UNetConfig) -> Network:
+    """The network of a configuration."""
+    return TBSN(config) if isinstance(config, TBSNConfig) else UNet(config)
+
+
+def save_network(path: Path, network: Network) -> None:
+    """Write weights and configuration, whole or not at all."""
+    metadata = {"format": FORMAT, "kind": type(network).__name__, "config": network.config.model_dump_json()}
+    weights = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+    with atomic(path) as partial:
+        save_file(weights, partial, metadata)
+
+
+def load_network(path: Path) -> Network:
+    """Read a network, in evaluation mode, on the CPU. ``path`` may be the folder of a run.
+
+    Raises `InputError` for a file that is missing, damaged, of another version or not a model.
+    """
+    path = path / "model.safetensors" if path.is_dir() else path
+    if not path.is_file():
+        raise InputError(path, "no such model", "name a .safetensors file or the folder of a run")
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+        state = load_file(path)
+    except safetensors.SafetensorError as error:
+        remedy = "convert released weights with `tbsn convert`, or copy the file again"
+        raise InputError(path, f"not a safetensors file, or damaged ({error})", remedy) from error
+    if metadata.get("format") != FORMAT:
+        found = metadata.get("format", "no version")
+        raise InputError(path, f"model format is {found}, not {FORMAT}", "use `tbsn convert`, or a matching tbsn version")
+    try:
+        kind = {"TBSN": TBSNConfig, "UNet": UNetConfig}[metadata["kind"]]
+        network = build(kind(**json.loads(metadata["config"])))
+        network.load_state_dict(state)
+    except (KeyError, ValueError, RuntimeError, pydantic.ValidationError) as error:
+        raise InputError(path, f"weights do not fit their description ({error})", "get the model file again") from error
+    if not all(value.isfinite().all() for value in network.state_dict().values() if isinstance(value, torch.Tensor)):
+        raise InputError(path, "weights are not finite", "train again, or take an earlier checkpoint")
+    return network.eval()
+
+
+def parameters(network: nn.Module) -> int:
+    """Number of trainable parameters."""
+    return sum(p.numel() for p in network.parameters() if p.requires_grad)

@@ -1,0 +1,104 @@
+"""Reads the layout of the released TBSN checkpoints into ours."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from tbsn.network.tbsn import TBSNConfig
+
+State = dict[str, Tensor]
+
+LEVELS = {
+    "encoder_level1": "encoder.0",
+    "encoder_level2": "encoder.1",
+    "latent": "latent",
+    "decoder_level2": "decoder.0",
+    "decoder_level1": "decoder.1",
+    "refinement": "decoder.1",
+}
+PARTS = {
+    "channel_attn.temperature": "parts.0.temperature",
+    "channel_attn.qkv.weight": "parts.0.qkv.weight",
+    "channel_attn.qkv_dwconv.weight": "parts.0.depthwise.weight",
+    "channel_attn.project_out.weight": "parts.0.project.weight",
+    "channel_ffn.project_in.weight": "parts.1.0.weight",
+    "channel_ffn.project_out.weight": "parts.1.2.weight",
+    "spatial_attn.qkv.weight": "parts.2.qkv.weight",
+    "spatial_attn.project_out.weight": "parts.2.project.weight",
+    "spatial_attn.rel_pos_emb.rel_height": "parts.2.rel_row",
+    "spatial_attn.rel_pos_emb.rel_width": "parts.2.rel_col",
+    "spatial_ffn.project_in.weight": "parts.3.0.weight",
+    "spatial_ffn.project_out.weight": "parts.3.2.weight",
+    **{f"norm{i + 1}.body.weight": f"norms.{i}.weight" for i in range(4)},
+}
+TRUNK = {
+    "patch_embed.proj.weight": "embed.weight",
+    "down1_2.body.0.weight": "downs.0.0.weight",
+    "down2_3.body.0.weight": "downs.1.0.weight",
+    "up3_2.body.0.weight": "ups.0.0.weight",
+    "up2_1.body.0.weight": "ups.1.0.weight",
+    "reduce_chan_level2.weight": "reduces.0.weight",
+    "output.weight": "output.weight",
+}
+CONSTANTS = ("attention_mask", "proj.mask")
+MARK = "patch_embed.proj.weight"
+
+
+def find_released(checkpoint: object) -> State | None:
+    """The flat state inside a checkpoint that may wrap it in dictionaries and prefixes; None if there is none."""
+    if not isinstance(checkpoint, Mapping):
+        return None
+    marks = [key for key in checkpoint if isinstance(key, str) and key.endswith(MARK)]
+    if marks:
+        prefix = marks[0].removesuffix(MARK)
+        return {key.removeprefix(prefix): value for key, value in checkpoint.items() if key.startswith(prefix)}
+    found = (find_released(value) for value in checkpoint.values())
+    return next((state for state in found if state is not None), None)
+
+
+def convert_released(state: Mapping[str, Any]) -> tuple[TBSNConfig, State]:
+    """The configuration and the weights, under our names, of a flat released state.
+
+    Raises `ValueError` that names the entry if one is unknown or a needed one is missing.
+    """
+    try:
+        config = _config(state)
+    except KeyError as missing:
+        raise ValueError(f"not a released TBSN checkpoint: {missing} is missing") from None
+    converted = {}
+    for key, value in state.items():
+        if not key.endswith(CONSTANTS):
+            name = TRUNK.get(key) or _block_name(key, config)
+            converted[name] = value.reshape(-1, 1, 1) if ".norms." in name else value
+    return config, converted
+
+
+def _block_name(key: str, config: TBSNConfig) -> str:
+    match = re.fullmatch(r"(\w+)\.(\d+)\.(.+)", key)
+    if not match or match[1] not in LEVELS or match[3] not in PARTS:
+        raise ValueError(f"not a released TBSN checkpoint: {key} is unknown")
+    index = int(match[2]) + (config.blocks[0] if match[1] == "refinement" else 0)
+    return f"{LEVELS[match[1]]}.{index}.{PARTS[match[3]]}"
+
+
+def _config(state: Mapping[str, Any]) -> TBSNConfig:
+    def count(level: str) -> int:
+        return sum(key.startswith(f"{level}.") and key.endswith("norm1.body.weight") for key in state)
+
+    def heads(level: str) -> int:
+        return state[f"{level}.0.spatial_attn.qkv.weight"].shape[0] // (3 * head_dim)
+
+    width, channels = state[MARK].shape[:2]
+    reach, head_dim = state["latent.0.spatial_attn.rel_pos_emb.rel_height"].shape
+    return TBSNConfig(
+        channels=channels,
+        width=width,
+        blocks=(count("encoder_level1"), count("encoder_level2"), count("latent")),
+        refinement=count("refinement"),
+        heads=(heads("encoder_level1"), heads("encoder_level2"), heads("latent")),
+        head_dim=head_dim,
+        window=(reach + 1) // 3,
+        group_channels=4 * width // state["latent.0.channel_attn.temperature"].shape[0],
+    )

@@ -1,0 +1,166 @@
+"""The transformer-based blind-spot network (TBSN, arXiv 2404.07846), on the parity lattices.
+
+After the embedding every spatial operator of the paper moves by even offsets, so the four parity phases of the features
+never mix: they are split once, pass an ordinary U-shaped transformer side by side, and are merged once. This is an
+identity, not an approximation.
+"""
+
+from typing import Literal, Self
+
+import torch
+from jaxtyping import Float
+from pydantic import BaseModel, ConfigDict, PositiveInt, model_validator
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tbsn.network.attention import ChannelAttention, WindowAttention
+from tbsn.network.phases import inverse_pd, pd
+
+
+class TBSNConfig(BaseModel):
+    """Size and shape of a `TBSN`; the defaults are the paper's (12,746,780 parameters).
+
+    ``blocks`` and ``heads`` are per level, finest first. A level has ``width * 2**level / group_channels`` channel
+    groups. ``channel_attention`` and ``spatial_attention`` are the ablation of the paper's table 5: a part that is off
+    leaves its feed-forward network in place.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    channels: PositiveInt = 3
+    width: PositiveInt = 48
+    blocks: tuple[PositiveInt, PositiveInt, PositiveInt] = (4, 4, 4)
+    refinement: PositiveInt = 4
+    heads: tuple[PositiveInt, PositiveInt, PositiveInt] = (2, 2, 3)
+    head_dim: PositiveInt = 16
+    window: PositiveInt = 8
+    group_channels: PositiveInt = 48
+    channel_attention: Literal["grouped", "ungrouped", "off"] = "grouped"
+    spatial_attention: bool = True
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.width % 2 or self.width % self.group_channels:
+            raise ValueError(f"width {self.width} must be even and a multiple of group_channels {self.group_channels}")
+        if self.window % 8:
+            raise ValueError(f"window {self.window} must be a multiple of 8")
+        return self
+
+    def groups(self, level: int) -> int:
+        """Channel groups of the attention at a level."""
+        return self.width * 2**level // self.group_channels if self.channel_attention == "grouped" else 1
+
+
+class Norm(nn.Module):
+    """Across channels at each pixel, ``x / sqrt(var(x) + 1e-5) * weight``: the mean is not subtracted."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels, 1, 1))
+
+    def forward(self, x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C h w"]:
+        mean, mean_square = x.mean(1, keepdim=True), x.square().mean(1, keepdim=True)
+        variance = (mean_square - mean.square()).clamp_min(0)
+        return x * torch.rsqrt(variance + 1e-5) * self.weight
+
+
+def feed_forward(channels: int) -> nn.Sequential:
+    """Two 3x3 convolutions around a GELU: of dilation 2 in the paper, plain on a phase."""
+    return nn.Sequential(
+        nn.Conv2d(channels, channels, 3, padding=1, bias=False),
+        nn.GELU(),
+        nn.Conv2d(channels, channels, 3, padding=1, bias=False),
+    )
+
+
+class Block(nn.Module):
+    """``x = x + f(norm(x))`` for channel attention, feed-forward, window attention, feed-forward."""
+
+    def __init__(self, config: TBSNConfig, channels: int, level: int) -> None:
+        super().__init__()
+        parts: list[nn.Module] = []
+        if config.channel_attention != "off":
+            parts.append(ChannelAttention(channels, config.groups(level)))
+        parts.append(feed_forward(channels))
+        if config.spatial_attention:
+            parts.append(WindowAttention(channels, config.heads[level], config.head_dim, config.window))
+        parts.append(feed_forward(channels))
+        self.parts = nn.ModuleList(parts)
+        self.norms = nn.ModuleList(Norm(channels) for _ in parts)
+
+    def forward(self, x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C h w"]:
+        for norm, part in zip(self.norms, self.parts, strict=True):
+            x = x + part(norm(x))
+        return x
+
+
+class BlindConv(nn.Conv2d):
+    """3x3 convolution that never sees its own centre: the blind spot (TBSN, section 3.1)."""
+
+    mask: Tensor
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__(channels, width, 3, padding=1, bias=False)
+        mask = torch.ones(3, 3)
+        mask[1, 1] = 0
+        self.register_buffer("mask", mask, persistent=False)
+
+    def forward(self, input: Float[Tensor, "b c H W"]) -> Float[Tensor, "b C H W"]:
+        return F.conv2d(input, self.weight * self.mask, padding=1)
+
+
+class TBSN(nn.Module):
+    """Predicts every pixel of an image from its surroundings and never from itself."""
+
+    def __init__(self, config: TBSNConfig | None = None) -> None:
+        super().__init__()
+        self.config = config = config or TBSNConfig()
+        width, (high, middle, low) = config.width, config.blocks
+
+        def blocks(count: int, channels: int, level: int) -> nn.Sequential:
+            return nn.Sequential(*(Block(config, channels, level) for _ in range(count)))
+
+        def down(channels: int) -> nn.Sequential:
+            return nn.Sequential(nn.Conv2d(channels, channels // 2, 1, bias=False), nn.PixelUnshuffle(2))
+
+        def up(channels: int) -> nn.Sequential:
+            return nn.Sequential(nn.Conv2d(channels, 2 * channels, 1, bias=False), nn.PixelShuffle(2))
+
+        self.embed = BlindConv(config.channels, width)
+        self.encoder = nn.ModuleList([blocks(high, width, 0), blocks(middle, 2 * width, 1)])
+        self.downs = nn.ModuleList([down(width), down(2 * width)])
+        self.latent = blocks(low, 4 * width, 2)
+        self.ups = nn.ModuleList([up(4 * width), up(2 * width)])
+        self.reduces = nn.ModuleList([nn.Conv2d(4 * width, 2 * width, 1, bias=False), nn.Identity()])
+        self.decoder = nn.ModuleList([blocks(middle, 2 * width, 1), blocks(high + config.refinement, 2 * width, 0)])
+        self.output = nn.Conv2d(2 * width, config.channels, 1, bias=False)
+
+    @property
+    def multiple(self) -> int:
+        """Both sides of an input must be multiples of this: windows, halved twice."""
+        return 4 * self.config.window
+
+    def forward(self, image: Float[Tensor, "b c H W"]) -> Float[Tensor, "b c H W"]:
+        """Denoise images with values in [0, 1], blind to each pixel itself; the output is not clipped.
+
+        Raises `ValueError` if a side is not a multiple of `multiple`.
+        """
+        height, width = image.shape[-2:]
+        if height % self.multiple or width % self.multiple:
+            raise ValueError(
+                f"image is {width}x{height}; both sides must be multiples of {self.multiple}: use padded()"
+            )
+        # The paper's values run in 0..255. In mixed precision the first and the last layer keep full precision, as do
+        # the residual sums of the finest level: eight bits of mantissa are too few for a pixel.
+        with torch.autocast(image.device.type, enabled=False):
+            x = pd(self.embed(255 * image), 2).contiguous(memory_format=torch.channels_last)
+        skips = []
+        for encoder, down in zip(self.encoder, self.downs, strict=True):
+            x = encoder(x)
+            skips.append(x)
+            x = down(x)
+        x = self.latent(x)
+        for up, reduce, decoder in zip(self.ups, self.reduces, self.decoder, strict=True):
+            x = decoder(reduce(torch.cat([up(x), skips.pop()], dim=1)))
+        with torch.autocast(image.device.type, enabled=False):
+            return inverse_pd(self.output(x), 2) / 255

@@ -1,0 +1,105 @@
+"""The teacher: the blind-spot network as a denoiser. Every function here takes a denoiser and returns one.
+
+A denoiser maps images (b, c, h, w) with values in [0, 1] to images of the same shape.
+"""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from tbsn.network import TBSN
+from tbsn.network.phases import inverse_pd, pd
+
+Denoiser = Callable[[Tensor], Tensor]
+Masks = Callable[[torch.Size], Iterator[Bool[Tensor, "b c h w"]]]
+
+
+def padded(denoiser: Denoiser, multiple: int) -> Denoiser:
+    """Reflect images of any size, from 1x1, to multiples of ``multiple`` on both sides, and crop back."""
+
+    def run(image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        height, width = image.shape[-2:]
+        rows, cols = (_reflected(size, multiple).to(image.device) for size in (height, width))
+        return denoiser(image[..., rows[:, None], cols])[..., :height, :width]
+
+    return run
+
+
+def downsampled(denoiser: Denoiser, stride: int) -> Denoiser:
+    """PD, the denoiser on all sub-images, inverse PD (AP-BSN, section 3.1)."""
+    return lambda image: inverse_pd(denoiser(pd(image, stride)), stride)
+
+
+def random_masks(passes: int, probability: float, seed: int) -> Masks:
+    """``passes`` masks, True with ``probability`` for each value of each channel: the same ones for the same seed."""
+
+    def draw(shape: torch.Size) -> Iterator[Tensor]:
+        generator = torch.Generator().manual_seed(seed)
+        for _ in range(passes):
+            yield torch.rand(shape, generator=generator) < probability
+
+    return draw
+
+
+def refined(first: Denoiser, denoiser: Denoiser, masks: Masks) -> Denoiser:
+    """R3, random-replacing refinement (AP-BSN, section 3.3).
+
+    For each mask: where it is True the noisy value takes the place of the ``first`` estimate, ``denoiser`` runs on that;
+    the mean of these results.
+    """
+
+    def run(noisy: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        estimate = first(noisy)
+        total, passes = torch.zeros_like(estimate), 0
+        for mask in masks(noisy.shape):
+            total += denoiser(torch.where(mask.to(noisy.device), noisy, estimate))
+            passes += 1
+        return total / passes if passes else estimate
+
+    return run
+
+
+def self_ensemble(denoiser: Denoiser) -> Denoiser:
+    """The mean over the 8 flips and quarter turns of the image, each turned back."""
+
+    def run(image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        total = torch.zeros_like(image)
+        for turns in range(4):
+            turned = torch.rot90(image, turns, (-2, -1))
+            total += torch.rot90(denoiser(turned), -turns, (-2, -1))
+            total += torch.rot90(denoiser(turned.flip(-1)).flip(-1), -turns, (-2, -1))
+        return total / 8
+
+    return run
+
+
+def teacher(
+    bsn: TBSN, stride: int = 2, passes: int = 8, probability: float = 0.16, ensemble: bool = False, seed: int = 0
+) -> Denoiser:
+    """PD, the blind-spot network, inverse PD and R3, for images of any size (TBSN, section 3.4).
+
+    ``passes`` 0 leaves out R3; 1 with probability 0 is the paper's target for distillation.
+    """
+    denoiser = padded(refined(downsampled(bsn, stride), bsn, random_masks(passes, probability, seed)), bsn.multiple * stride)
+    denoiser = self_ensemble(denoiser) if ensemble else denoiser
+    return torch.no_grad()(denoiser)
+
+
+def as_numpy(denoiser: Denoiser, device: torch.device) -> Callable[[np.ndarray], np.ndarray]:
+    """The denoiser for one numpy image (h, w, c) in [0, 1], as on the ground floor."""
+
+    def run(image: np.ndarray) -> np.ndarray:
+        batch = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))[None].to(device)
+        return denoiser(batch)[0].float().cpu().numpy().transpose(1, 2, 0)
+
+    return run
+
+
+def _reflected(size: int, multiple: int) -> Tensor:
+    """Indices 0 1 2 … size-1 size-2 … 1 0 1 …, as many as the next multiple."""
+    period = max(1, 2 * size - 2)
+    index = torch.arange(-(-size // multiple) * multiple) % period
+    return torch.where(index < size, index, period - index)

@@ -1,0 +1,1 @@
+"""Training (needs torch): data, losses, recipes and the one loop, `fit`."""

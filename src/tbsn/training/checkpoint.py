@@ -1,0 +1,33 @@
+"""Checkpoints that hold all that resuming needs; the newest and the one before are kept."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tbsn.errors import InputError
+from tbsn.files import atomic
+
+NEWEST, PREVIOUS = "checkpoint.pt", "checkpoint-previous.pt"
+
+
+def save(run: Path, state: dict[str, Any]) -> None:
+    """Write a checkpoint; at every moment the newest or the previous one is whole."""
+    newest = run / NEWEST
+    with atomic(newest) as partial:
+        torch.save(state, partial)
+        if newest.exists():
+            newest.replace(run / PREVIOUS)
+
+
+def load(run: Path) -> dict[str, Any] | None:
+    """The newest readable checkpoint of a run, on the CPU; None if it has none. Nothing but tensors is unpickled."""
+    present = [path for path in (run / NEWEST, run / PREVIOUS) if path.exists()]
+    for path in present:
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch raises many types for a damaged file
+            problem = error
+    if present:
+        raise InputError(present[0], f"no checkpoint can be read ({problem})", "start a new run")
+    return None

@@ -1,0 +1,132 @@
+"""Noisy photos on disk, decoded once into a memory-mapped cache, and random strided crops of them."""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from tbsn import images
+from tbsn.errors import InputError
+from tbsn.files import atomic
+
+CACHE_VERSION = 1
+
+
+class Photos(Sequence[np.ndarray]):
+    """Decoded images (h, w, c), uint8 or uint16, in one memory-mapped file: memory does not grow with their number."""
+
+    def __init__(self, directory: Path) -> None:
+        index = json.loads((directory / "index.json").read_text())
+        self.names: list[str] = index["names"]
+        self.skipped: list[str] = index["skipped"]
+        self._places: list[tuple[int, list[int], str]] = index["places"]
+        self._bytes = np.memmap(directory / "pixels.bin", np.uint8, "r")
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, index: int) -> np.ndarray:  # type: ignore[override]
+        start, shape, dtype = self._places[index]
+        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        return self._bytes[start : start + size].view(dtype).reshape(shape)
+
+
+def cached_folder(folder: Path, cache: Path, channels: int) -> Photos:
+    """The images of a folder, searched recursively; decoded again only if the folder has changed.
+
+    Grey images are repeated and alpha is dropped to reach three channels. Damaged files are left out and named in
+    ``skipped``. Raises `InputError` if no image is found or can be used.
+    """
+    paths = list(images.find([folder])) if folder.is_dir() else []
+    if not paths:
+        raise InputError(folder, "no images in this folder", f"name a folder with {' '.join(images.SUFFIXES)} files")
+    facts = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in paths]
+    stamp = f"{CACHE_VERSION} {channels} {facts}"
+    skipped: list[str] = []
+
+    def decode() -> Iterator[tuple[str, np.ndarray]]:
+        for path in paths:
+            try:
+                yield str(path), _with_channels(path, images.read(path).pixels, channels)
+            except InputError as error:
+                skipped.append(str(error))
+
+    photos = cached(decode(), cache, stamp, skipped)
+    if not len(photos):
+        raise InputError(folder, f"none of {len(paths)} images can be used ({photos.skipped[0]})", "mend or replace them")
+    return photos
+
+
+def cached(decoded: Iterable[tuple[str, np.ndarray]], cache: Path, stamp: str, skipped: Sequence[str] = ()) -> Photos:
+    """Write named images one after another into a cache folder, unless it already holds the ones of this stamp."""
+    index = cache / "index.json"
+    if index.exists() and json.loads(index.read_text())["stamp"] == stamp:
+        return Photos(cache)
+    cache.mkdir(parents=True, exist_ok=True)
+    index.unlink(missing_ok=True)
+    names, places, position = [], [], 0
+    with atomic(cache / "pixels.bin") as partial, partial.open("wb") as file:
+        for name, pixels in decoded:
+            names.append(name)
+            places.append((position, pixels.shape, pixels.dtype.str))
+            position += file.write(np.ascontiguousarray(pixels).tobytes())
+            position += file.write(bytes(-position % 16))
+        file.write(bytes(16))
+    with atomic(index) as partial:
+        facts = {"stamp": stamp, "names": names, "skipped": list(skipped), "places": places}
+        partial.write_text(json.dumps(facts))
+    return Photos(cache)
+
+
+def _with_channels(path: Path, pixels: np.ndarray, channels: int) -> np.ndarray:
+    if pixels.dtype == np.float32:
+        pixels = images.from_float(pixels, np.dtype(np.uint16))
+    if pixels.shape[2] == channels:
+        return pixels
+    if pixels.shape[2] == 1:
+        return np.repeat(pixels, channels, axis=2)
+    raise InputError(path, f"has {pixels.shape[2]} channels, the network {channels}", "--set network.channels=3")
+
+
+class Crops(Dataset[tuple[Tensor, ...]]):
+    """Batch number ``step`` of random crops: a pure function of the seed, the step and the rank.
+
+    Every item is one tensor (batch, c, crop / stride, crop / stride) in [0, 1] for each of the aligned ``stacks``, at
+    the same places. ``stride`` takes one PD sub-image of the crop. Photos are drawn in proportion to their pixels.
+    """
+
+    def __init__(
+        self, stacks: Sequence[Photos], *, crop: int, batch: int, stride: int = 1, augment: bool, seed: int, rank: int = 0
+    ) -> None:
+        self.stacks, self.crop, self.batch, self.stride, self.augment = stacks, crop, batch, stride, augment
+        self.seed, self.rank = seed, rank
+        for name, photo in zip(stacks[0].names, stacks[0], strict=True):
+            if min(photo.shape[:2]) < crop:
+                size = f"{photo.shape[1]}x{photo.shape[0]}"
+                raise InputError(name, f"is {size}, smaller than the crop of {crop}", "leave it out or --set fit.crop=N")
+        areas = np.array([photo.shape[0] * photo.shape[1] for photo in stacks[0]], dtype=np.float64)
+        self._odds = areas / areas.sum()
+
+    def __getitem__(self, step: int) -> tuple[Tensor, ...]:  # type: ignore[override]
+        random = np.random.default_rng([self.seed, self.rank, step])
+        crops = [self._crops(random) for _ in range(self.batch)]
+        return tuple(torch.from_numpy(np.stack(parts)) for parts in zip(*crops, strict=True))
+
+    def _crops(self, random: np.random.Generator) -> list[np.ndarray]:
+        index = int(random.choice(len(self._odds), p=self._odds))
+        height, width = self.stacks[0][index].shape[:2]
+        top = int(random.integers(height - self.crop + 1))
+        left = int(random.integers(width - self.crop + 1))
+        turn, flip = (int(random.integers(4)), bool(random.integers(2))) if self.augment else (0, False)
+        crops = []
+        for photos in self.stacks:
+            crop = photos[index][top : top + self.crop : self.stride, left : left + self.crop : self.stride]
+            crop = np.rot90(crop, turn)
+            crop = images.to_float(crop[:, ::-1] if flip else crop)
+            crops.append(np.ascontiguousarray(cast(np.ndarray, crop.transpose(2, 0, 1))))
+        return crops

@@ -1,0 +1,107 @@
+"""Recipes: every setting of a run, validated; the YAML files beside this one and whatever the user overrides."""
+
+from importlib import resources
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
+
+from tbsn.errors import InputError
+from tbsn.network import TBSNConfig, UNetConfig
+
+R = TypeVar("R", bound="Settings")
+Precision = Literal["float32", "bf16", "auto"]
+
+
+class Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class FitSettings(Settings):
+    """The training loop; the defaults are the paper's (TBSN, section 4.1).
+
+    ``milestones`` are fractions of ``steps`` at which the learning rate is multiplied by ``gamma``. ``ema`` is the decay
+    of the averaged weights; 0 keeps the last. ``augment`` adds flips and quarter turns. ``precision`` "auto" is bf16 where
+    the processor computes in it, else float32.
+    """
+
+    steps: PositiveInt = 100_000
+    batch: PositiveInt = 4
+    crop: PositiveInt = 640
+    lr: PositiveFloat = 3e-4
+    warmup: NonNegativeInt = 0
+    milestones: tuple[float, ...] = (0.4, 0.8)
+    gamma: PositiveFloat = 0.1
+    weight_decay: float = Field(0.01, ge=0)
+    ema: float = Field(0.0, ge=0, lt=1)
+    augment: bool = False
+    precision: Precision = "float32"
+    workers: NonNegativeInt = 1
+    seed: NonNegativeInt = 0
+    checkpoint_every: PositiveInt = 1000
+    log_every: PositiveInt = 50
+
+
+class TrainRecipe(Settings):
+    """Train the blind-spot network: PD stride and network."""
+
+    pd: PositiveInt = 5
+    network: TBSNConfig = TBSNConfig()
+    fit: FitSettings = FitSettings()
+
+
+class TeacherSettings(Settings):
+    """How the teacher denoises: PD stride, then R3 passes with a probability of putting a noisy value back."""
+
+    pd: PositiveInt = 2
+    passes: NonNegativeInt = 8
+    probability: float = Field(0.16, ge=0, le=1)
+    ensemble: bool = False
+    seed: NonNegativeInt = 0
+
+
+class DistillRecipe(Settings):
+    """Distil a teacher into a student; the loss is the mean over the ``targets``.
+
+    The paper's one target is a PD-2 pass and one more pass with nothing replaced.
+    """
+
+    network: UNetConfig = UNetConfig()
+    targets: tuple[TeacherSettings, ...] = (TeacherSettings(passes=1, probability=0),)
+    fit: FitSettings = FitSettings(batch=8, crop=128)
+
+
+def load_recipe(kind: type[R], name: str, overrides: list[str]) -> R:
+    """A recipe of the package by its name, or a YAML file, with ``key.key=value`` overrides.
+
+    Raises `InputError` that names an unknown recipe, key or value.
+    """
+    packaged = resources.files("tbsn.training") / "recipes" / f"{name}.yaml"
+    source = packaged if packaged.is_file() else Path(name)
+    if not source.is_file():
+        known = sorted(f.name[:-5] for f in (resources.files("tbsn.training") / "recipes").iterdir())
+        raise InputError(name, "no such recipe", f"use one of {', '.join(known)}, or a YAML file")
+    try:
+        settings = yaml.safe_load(source.read_text()) or {}
+        for override in overrides:
+            _override(settings, override)
+        return kind.model_validate(settings)
+    except yaml.YAMLError as error:
+        raise InputError(name, f"not YAML ({error})", "mend the file") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise InputError(f"recipe {name}", f"{key}: {first['msg']}", "see the recipe's keys in the docs") from error
+
+
+def _override(settings: object, override: str) -> None:
+    path, equals, value = override.partition("=")
+    *parents, leaf = path.split(".")
+    for parent in parents:
+        if not isinstance(settings, dict):
+            break
+        settings = settings.setdefault(parent, {})
+    if not equals or not isinstance(settings, dict):
+        raise InputError(f"--set {override}", "not of the form key=value", "write for example --set fit.steps=500")
+    settings[leaf] = yaml.safe_load(value)
