@@ -76,18 +76,16 @@ def write(path: Path, pixels: np.ndarray, like: Photo) -> None:
     header = like.header
     image = pyvips.Image.new_from_array(np.ascontiguousarray(whole), interpretation=header.interpretation)
     image = image.copy(xres=header.xres, yres=header.yres)
-
-    def keep(new: pyvips.MutableImage) -> None:
-        for field in header.get_fields():
-            if field in KEPT_BLOBS:
-                new.set_type(pyvips.GValue.blob_type, field, header.get(field))
-            elif field == "orientation":
-                new.set_type(pyvips.GValue.gint_type, field, header.get(field))
+    for field in header.get_fields():
+        if field in KEPT_BLOBS:
+            image.set_type(pyvips.GValue.blob_type, field, header.get(field))
+        elif field == "orientation":
+            image.set_type(pyvips.GValue.gint_type, field, header.get(field))
 
     options = {"Q": 95} if path.suffix.lower() in (".jpg", ".jpeg", ".webp") else {}
     with atomic(path) as partial:
         try:
-            image.mutate(keep).write_to_file(str(partial), **options)
+            image.write_to_file(str(partial), **options)
         except pyvips.Error as error:
             raise InputError(path, _reason(error), "choose another output with -o") from error
 
@@ -114,7 +112,7 @@ def _check(path: Path, image: pyvips.Image) -> None:
         raise InputError(path, f"is {image.interpretation} with {image.bands} channels", CONVERT)
     if image.format not in DEPTHS:
         raise InputError(path, f"has pixels of type {image.format}", CONVERT)
-    if image.get_typeof("n-pages") and image.get("n-pages") > 1:
+    if image.get_typeof("n-pages") and int(str(image.get("n-pages"))) > 1:
         raise InputError(path, f"holds {image.get('n-pages')} pages", "split it into single images")
 
 

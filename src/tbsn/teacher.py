@@ -3,14 +3,18 @@
 A denoiser maps images (b, c, h, w) with values in [0, 1] to images of the same shape.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from tbsn import denoiser
 from tbsn.network import TBSN
+from tbsn.network.files import load_network
 from tbsn.network.phases import inverse_pd, pd
 
 Denoiser = Callable[[Tensor], Tensor]
@@ -20,7 +24,7 @@ Masks = Callable[[torch.Size], Iterator[Bool[Tensor, "b c h w"]]]
 def padded(denoiser: Denoiser, multiple: int) -> Denoiser:
     """Reflect images of any size, from 1x1, to multiples of ``multiple`` on both sides, and crop back."""
 
-    def run(image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+    def run(image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k h w"]:
         height, width = image.shape[-2:]
         rows, cols = (_reflected(size, multiple).to(image.device) for size in (height, width))
         return denoiser(image[..., rows[:, None], cols])[..., :height, :width]
@@ -47,8 +51,8 @@ def random_masks(passes: int, probability: float, seed: int) -> Masks:
 def refined(first: Denoiser, denoiser: Denoiser, masks: Masks) -> Denoiser:
     """R3, random-replacing refinement (AP-BSN, section 3.3).
 
-    For each mask: where it is True the noisy value takes the place of the ``first`` estimate, ``denoiser`` runs on that;
-    the mean of these results.
+    For each mask: where it is True the noisy value takes the place of the ``first`` estimate, and ``denoiser`` runs on
+    that; the mean of these results.
     """
 
     def run(noisy: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
@@ -83,9 +87,27 @@ def teacher(
 
     ``passes`` 0 leaves out R3; 1 with probability 0 is the paper's target for distillation.
     """
-    denoiser = padded(refined(downsampled(bsn, stride), bsn, random_masks(passes, probability, seed)), bsn.multiple * stride)
+    denoiser = padded(
+        refined(downsampled(bsn, stride), bsn, random_masks(passes, probability, seed)), bsn.multiple * stride
+    )
     denoiser = self_ensemble(denoiser) if ensemble else denoiser
     return torch.no_grad()(denoiser)
+
+
+def targets(bsn: TBSN, stride: int, estimate: bool, refinements: Sequence[float], seed: int) -> Denoiser:
+    """What a student learns from, for an image of any size: the targets one after another on the channel axis.
+
+    The PD pass itself if ``estimate``, then for each probability one pass over it with that share of the noisy values
+    put back; the paper's target is probability 0 alone (TBSN, section 3.4).
+    """
+
+    def run(noisy: Float[Tensor, "b c h w"]) -> Float[Tensor, "b tc h w"]:
+        first = downsampled(bsn, stride)(noisy)
+        masks = (next(random_masks(1, share, seed + i)(noisy.shape)) for i, share in enumerate(refinements))
+        passes = [bsn(torch.where(mask.to(noisy.device), noisy, first)) for mask in masks]
+        return torch.cat([first, *passes] if estimate else passes, dim=1)
+
+    return torch.no_grad()(padded(run, bsn.multiple * stride))
 
 
 def as_numpy(denoiser: Denoiser, device: torch.device) -> Callable[[np.ndarray], np.ndarray]:
@@ -96,6 +118,17 @@ def as_numpy(denoiser: Denoiser, device: torch.device) -> Callable[[np.ndarray],
         return denoiser(batch)[0].float().cpu().numpy().transpose(1, 2, 0)
 
     return run
+
+
+def load_denoiser(path: Path, **settings: Any) -> denoiser.Denoiser:
+    """A model file or the folder of a run as a denoiser of numpy images, on the CPU.
+
+    A blind-spot network becomes a `teacher` with the given settings; a student runs as it is.
+    """
+    network = load_network(path)
+    is_bsn = isinstance(network, TBSN)
+    run = teacher(network, **settings) if is_bsn else torch.no_grad()(padded(network, network.multiple))
+    return denoiser.Denoiser(as_numpy(run, torch.device("cpu")), network.config.channels, path.stem)
 
 
 def _reflected(size: int, multiple: int) -> Tensor:

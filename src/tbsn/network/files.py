@@ -19,8 +19,9 @@ Network = TBSN | UNet
 
 
 def build(config: TBSNConfig | UNetConfig) -> Network:
-    """The network of a configuration."""
-    return TBSN(config) if isinstance(config, TBSNConfig) else UNet(config)
+    """The network of a configuration, its weights laid out channels last, which convolutions are faster on."""
+    network = TBSN(config) if isinstance(config, TBSNConfig) else UNet(config)
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def save_network(path: Path, network: Network) -> None:
@@ -48,7 +49,9 @@ def load_network(path: Path) -> Network:
         raise InputError(path, f"not a safetensors file, or damaged ({error})", remedy) from error
     if metadata.get("format") != FORMAT:
         found = metadata.get("format", "no version")
-        raise InputError(path, f"model format is {found}, not {FORMAT}", "use `tbsn convert`, or a matching tbsn version")
+        raise InputError(
+            path, f"model format is {found}, not {FORMAT}", "use `tbsn convert`, or a matching tbsn version"
+        )
     try:
         kind = {"TBSN": TBSNConfig, "UNet": UNetConfig}[metadata["kind"]]
         network = build(kind(**json.loads(metadata["config"])))

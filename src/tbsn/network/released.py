@@ -2,11 +2,15 @@
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
-from tbsn.network.tbsn import TBSNConfig
+from tbsn.errors import InputError
+from tbsn.network.tbsn import TBSN, TBSNConfig
 
 State = dict[str, Tensor]
 
@@ -44,6 +48,31 @@ TRUNK = {
 }
 CONSTANTS = ("attention_mask", "proj.mask")
 MARK = "patch_embed.proj.weight"
+
+
+def load_released(path: Path) -> TBSN:
+    """Read a released checkpoint, .pth or .safetensors, as a network; pickles are read as tensors only.
+
+    Raises `InputError` for a file that is missing, damaged, or holds something else.
+    """
+    if not path.is_file():
+        raise InputError(path, "no such file", "check the name")
+    try:
+        is_pickle = path.suffix != ".safetensors"
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True) if is_pickle else load_file(path)
+    except Exception as error:  # torch raises many types for a damaged or unsafe pickle
+        reason = str(error).splitlines()[0]
+        raise InputError(path, f"cannot be read as weights ({reason})", "download it again") from error
+    state = find_released(checkpoint)
+    if state is None:
+        raise InputError(path, f"holds no {MARK}", "name the weights of a released TBSN")
+    try:
+        config, weights = convert_released(state)
+        network = TBSN(config)
+        network.load_state_dict(weights)
+    except (ValueError, RuntimeError) as error:
+        raise InputError(path, str(error), "name the weights of a released TBSN") from error
+    return network
 
 
 def find_released(checkpoint: object) -> State | None:

@@ -5,7 +5,7 @@ never mix: they are split once, pass an ordinary U-shaped transformer side by si
 identity, not an approximation.
 """
 
-from typing import Literal, Self
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -39,7 +39,7 @@ class TBSNConfig(BaseModel):
     spatial_attention: bool = True
 
     @model_validator(mode="after")
-    def _fits(self) -> Self:
+    def _fits(self) -> "TBSNConfig":
         if self.width % 2 or self.width % self.group_channels:
             raise ValueError(f"width {self.width} must be even and a multiple of group_channels {self.group_channels}")
         if self.window % 8:
@@ -59,9 +59,10 @@ class Norm(nn.Module):
         self.weight = nn.Parameter(torch.ones(channels, 1, 1))
 
     def forward(self, x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C h w"]:
-        mean, mean_square = x.mean(1, keepdim=True), x.square().mean(1, keepdim=True)
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))  # the difference below cancels digits
+        mean, mean_square = wide.mean(1, keepdim=True), wide.square().mean(1, keepdim=True)
         variance = (mean_square - mean.square()).clamp_min(0)
-        return x * torch.rsqrt(variance + 1e-5) * self.weight
+        return wide * torch.rsqrt(variance + 1e-5) * self.weight
 
 
 def feed_forward(channels: int) -> nn.Sequential:
@@ -105,7 +106,7 @@ class BlindConv(nn.Conv2d):
         mask[1, 1] = 0
         self.register_buffer("mask", mask, persistent=False)
 
-    def forward(self, input: Float[Tensor, "b c H W"]) -> Float[Tensor, "b C H W"]:
+    def forward(self, input: Float[Tensor, "b c H W"]) -> Float[Tensor, "b C H W"]:  # noqa: A002
         return F.conv2d(input, self.weight * self.mask, padding=1)
 
 

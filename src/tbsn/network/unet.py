@@ -1,5 +1,7 @@
 """The student: a small plain U-Net (the shape of Noise2Noise, arXiv 1803.04189; TBSN, section 3.4)."""
 
+import itertools
+
 import torch
 from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict, PositiveInt
@@ -20,7 +22,7 @@ class UNetConfig(BaseModel):
 def convolutions(*channels: int) -> nn.Sequential:
     """3x3 convolutions through the given channel counts, a LeakyReLU behind each."""
     layers: list[nn.Module] = []
-    for before, after in zip(channels[:-1], channels[1:], strict=True):
+    for before, after in itertools.pairwise(channels):
         conv = nn.Conv2d(before, after, 3, padding=1)
         nn.init.kaiming_normal_(conv.weight, a=0.1)
         nn.init.zeros_(conv.bias)  # type: ignore[arg-type]

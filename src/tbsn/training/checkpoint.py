@@ -22,12 +22,14 @@ def save(run: Path, state: dict[str, Any]) -> None:
 
 def load(run: Path) -> dict[str, Any] | None:
     """The newest readable checkpoint of a run, on the CPU; None if it has none. Nothing but tensors is unpickled."""
-    present = [path for path in (run / NEWEST, run / PREVIOUS) if path.exists()]
-    for path in present:
+    problems = []
+    for path in (run / NEWEST, run / PREVIOUS):
         try:
             return torch.load(path, map_location="cpu", weights_only=True)
+        except FileNotFoundError:
+            continue
         except Exception as error:  # torch raises many types for a damaged file
-            problem = error
-    if present:
-        raise InputError(present[0], f"no checkpoint can be read ({problem})", "start a new run")
+            problems.append(InputError(path, f"cannot be read ({error})", "start a new run"))
+    if problems:
+        raise problems[0]
     return None

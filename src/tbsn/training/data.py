@@ -58,7 +58,9 @@ def cached_folder(folder: Path, cache: Path, channels: int) -> Photos:
 
     photos = cached(decode(), cache, stamp, skipped)
     if not len(photos):
-        raise InputError(folder, f"none of {len(paths)} images can be used ({photos.skipped[0]})", "mend or replace them")
+        raise InputError(
+            folder, f"none of {len(paths)} images can be used ({photos.skipped[0]})", "mend or replace them"
+        )
     return photos
 
 
@@ -101,14 +103,24 @@ class Crops(Dataset[tuple[Tensor, ...]]):
     """
 
     def __init__(
-        self, stacks: Sequence[Photos], *, crop: int, batch: int, stride: int = 1, augment: bool, seed: int, rank: int = 0
+        self,
+        stacks: Sequence[Photos],
+        *,
+        crop: int,
+        batch: int,
+        stride: int = 1,
+        augment: bool,
+        seed: int,
+        rank: int = 0,
     ) -> None:
         self.stacks, self.crop, self.batch, self.stride, self.augment = stacks, crop, batch, stride, augment
         self.seed, self.rank = seed, rank
         for name, photo in zip(stacks[0].names, stacks[0], strict=True):
             if min(photo.shape[:2]) < crop:
                 size = f"{photo.shape[1]}x{photo.shape[0]}"
-                raise InputError(name, f"is {size}, smaller than the crop of {crop}", "leave it out or --set fit.crop=N")
+                raise InputError(
+                    name, f"is {size}, smaller than the crop of {crop}", "leave it out or --set fit.crop=N"
+                )
         areas = np.array([photo.shape[0] * photo.shape[1] for photo in stacks[0]], dtype=np.float64)
         self._odds = areas / areas.sum()
 

@@ -16,7 +16,7 @@ from torch.optim import AdamW
 from torch.utils.data import DataLoader, Dataset
 
 from tbsn.errors import InputError
-from tbsn.network.files import Network, save_network
+from tbsn.network.files import Network, build, save_network
 from tbsn.training import checkpoint
 from tbsn.training.recipe import FitSettings
 
@@ -48,8 +48,15 @@ def fit(
     average = {name: value.to(fabric.device) for name, value in average.items()}
 
     def save(step: int) -> None:
+        if not all(value.isfinite().all() for value in network.state_dict().values()):
+            raise InputError(run, f"the weights are not finite at step {step}", "lower fit.lr and resume")
         if fabric.is_global_zero:
-            state = {"network": network.state_dict(), "optimizer": optimizer.state_dict(), "average": average, "step": step}
+            state = {
+                "network": network.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "average": average,
+                "step": step,
+            }
             checkpoint.save(run, state)
             save_network(run / "model.safetensors", _averaged(network, average))
 
@@ -107,7 +114,7 @@ def _update(average: dict[str, Tensor], network: nn.Module, decay: float, step: 
 
 
 def _averaged(network: Network, average: dict[str, Tensor]) -> Network:
-    averaged = type(network)(network.config)  # type: ignore[arg-type]
+    averaged = build(network.config)
     averaged.load_state_dict(average)
     return averaged
 

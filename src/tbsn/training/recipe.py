@@ -2,10 +2,19 @@
 
 from importlib import resources
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Annotated, Literal, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 
 from tbsn.errors import InputError
 from tbsn.network import TBSNConfig, UNetConfig
@@ -21,9 +30,9 @@ class Settings(BaseModel):
 class FitSettings(Settings):
     """The training loop; the defaults are the paper's (TBSN, section 4.1).
 
-    ``milestones`` are fractions of ``steps`` at which the learning rate is multiplied by ``gamma``. ``ema`` is the decay
-    of the averaged weights; 0 keeps the last. ``augment`` adds flips and quarter turns. ``precision`` "auto" is bf16 where
-    the processor computes in it, else float32.
+    ``milestones`` are fractions of ``steps`` at which the learning rate is multiplied by ``gamma``. ``ema`` is the
+    decay of the averaged weights; 0 keeps the last. ``augment`` adds flips and quarter turns. ``precision`` "auto" is
+    bf16 where the processor computes in it, else float32.
     """
 
     steps: PositiveInt = 100_000
@@ -33,8 +42,8 @@ class FitSettings(Settings):
     warmup: NonNegativeInt = 0
     milestones: tuple[float, ...] = (0.4, 0.8)
     gamma: PositiveFloat = 0.1
-    weight_decay: float = Field(0.01, ge=0)
-    ema: float = Field(0.0, ge=0, lt=1)
+    weight_decay: float = Field(default=0.01, ge=0)
+    ema: float = Field(default=0.0, ge=0, lt=1)
     augment: bool = False
     precision: Precision = "float32"
     workers: NonNegativeInt = 1
@@ -51,24 +60,30 @@ class TrainRecipe(Settings):
     fit: FitSettings = FitSettings()
 
 
-class TeacherSettings(Settings):
-    """How the teacher denoises: PD stride, then R3 passes with a probability of putting a noisy value back."""
+class TargetSettings(Settings):
+    """What the student learns from: all of one PD pass of the teacher.
+
+    The pass itself if ``estimate`` is set, and for each probability in ``refinements`` one pass over it, with that
+    share of the noisy values put back. The paper's one target has nothing put back.
+    """
 
     pd: PositiveInt = 2
-    passes: NonNegativeInt = 8
-    probability: float = Field(0.16, ge=0, le=1)
-    ensemble: bool = False
+    estimate: bool = False
+    refinements: tuple[Annotated[float, Field(ge=0, le=1)], ...] = (0.0,)
     seed: NonNegativeInt = 0
+
+    @model_validator(mode="after")
+    def _any(self) -> Self:
+        if not (self.estimate or self.refinements):
+            raise ValueError("no target: set estimate, or give refinements")
+        return self
 
 
 class DistillRecipe(Settings):
-    """Distil a teacher into a student; the loss is the mean over the ``targets``.
-
-    The paper's one target is a PD-2 pass and one more pass with nothing replaced.
-    """
+    """Distil a teacher into a student; the loss is the mean of the L1 distances to all targets."""
 
     network: UNetConfig = UNetConfig()
-    targets: tuple[TeacherSettings, ...] = (TeacherSettings(passes=1, probability=0),)
+    targets: TargetSettings = TargetSettings()
     fit: FitSettings = FitSettings(batch=8, crop=128)
 
 

@@ -9,25 +9,28 @@ import numpy as np
 import torch
 import yaml
 from lightning_fabric import Fabric
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+from rich.console import Console
 from rich.progress import track
 
 from tbsn import images
 from tbsn.errors import InputError
 from tbsn.network import TBSN
 from tbsn.network.files import Network, build, load_network
-from tbsn.teacher import as_numpy, teacher
-from tbsn.training import checkpoint, losses
+from tbsn.teacher import as_numpy, targets
+from tbsn.training import losses
 from tbsn.training.data import Crops, Photos, cached, cached_folder
 from tbsn.training.fit import computes_bf16, fit
-from tbsn.training.recipe import DistillRecipe, Settings, TeacherSettings, TrainRecipe
+from tbsn.training.recipe import DistillRecipe, Settings, TargetSettings, TrainRecipe
 
 
 def train(folder: Path, run: Path, recipe: TrainRecipe, resume: bool = False, device: str = "auto") -> Network:
     """Train a blind-spot network on a folder of noisy images (TBSN, section 3.1); the result is in ``run``."""
     _check_multiple(recipe.fit.crop // recipe.pd, 4 * recipe.network.window, recipe.fit.crop, recipe.pd)
     open_run(run, recipe, resume)
+    fabric = _fabric(device)
     photos = _photos(folder, run, recipe.network.channels)
-    return _fit(run, recipe, [photos], recipe.pd, device)
+    return _fit(run, recipe, [photos], recipe.pd, fabric)
 
 
 def distill(
@@ -42,9 +45,10 @@ def distill(
     if not isinstance(bsn, TBSN):
         raise InputError(teacher_path, "is a student, not a blind-spot network", "name the run of `tbsn train`")
     open_run(run, recipe, resume)
+    fabric = _fabric(device)
     photos = _photos(folder, run, recipe.network.channels)
-    targets = [_targets(bsn, photos, settings, run, device) for settings in recipe.targets]
-    return _fit(run, recipe, [photos, *targets], 1, device)
+    taught = _targets(bsn, photos, recipe.targets, run, fabric.device)
+    return _fit(run, recipe, [photos, taught], 1, fabric)
 
 
 def open_run(run: Path, recipe: Settings, resume: bool) -> None:
@@ -64,10 +68,8 @@ def open_run(run: Path, recipe: Settings, resume: bool) -> None:
         raise InputError(run, f"cannot write here ({error.strerror})", "choose another folder with -o") from error
 
 
-def _fit(run: Path, recipe: TrainRecipe | DistillRecipe, stacks: list[Photos], stride: int, device: str) -> Network:
+def _fit(run: Path, recipe: TrainRecipe | DistillRecipe, stacks: list[Photos], stride: int, fabric: Fabric) -> Network:
     settings = recipe.fit
-    fabric = Fabric(accelerator=device, devices="auto" if device == "cuda" else 1)
-    fabric.launch()
     crops = Crops(
         stacks,
         crop=settings.crop,
@@ -78,9 +80,18 @@ def _fit(run: Path, recipe: TrainRecipe | DistillRecipe, stacks: list[Photos], s
         rank=fabric.global_rank,
     )
     torch.manual_seed(settings.seed)
-    network = build(recipe.network).to(memory_format=torch.channels_last)
+    network = build(recipe.network)
     loss = losses.blind_spot if isinstance(recipe, TrainRecipe) else losses.distillation
     return fit(network, loss, crops, settings, run, fabric)
+
+
+def _fabric(device: str) -> Fabric:
+    try:
+        fabric = Fabric(accelerator=device, devices=1)
+    except (ValueError, RuntimeError, MisconfigurationException) as error:
+        raise InputError(f"--device {device}", str(error).splitlines()[0], "use auto or cpu") from error
+    fabric.launch()
+    return fabric
 
 
 def _photos(folder: Path, run: Path, channels: int) -> Photos:
@@ -90,31 +101,26 @@ def _photos(folder: Path, run: Path, channels: int) -> Photos:
     return photos
 
 
-def _targets(bsn: TBSN, photos: Photos, settings: TeacherSettings, run: Path, device: str) -> Photos:
-    facts = [settings.model_dump_json(), photos.names, [float(p.sum()) for p in bsn.parameters()]]
+def _targets(bsn: TBSN, photos: Photos, settings: TargetSettings, run: Path, device: torch.device) -> Photos:
+    facts = [settings.model_dump_json(), photos.names, [float(p.detach().sum()) for p in bsn.parameters()]]
     stamp = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
-    place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
-    bsn = bsn.to(place, memory_format=torch.channels_last)
-    denoise = as_numpy(
-        teacher(bsn, settings.pd, settings.passes, settings.probability, settings.ensemble, settings.seed), place
-    )
+    bsn = bsn.to(device)
+    teach = targets(bsn, settings.pd, settings.estimate, settings.refinements, settings.seed)
+    teach_numpy = as_numpy(teach, device)
 
-    def denoised() -> Iterator[tuple[str, np.ndarray]]:
-        for name, photo in track(list(zip(photos.names, photos, strict=True)), description="teacher's targets"):
-            with torch.autocast(place.type, torch.bfloat16, enabled=computes_bf16(place)):
-                target = denoise(images.to_float(photo))
-            yield name, images.from_float(target, np.dtype(np.uint16))
+    def taught() -> Iterator[tuple[str, np.ndarray]]:
+        console = Console(stderr=True)
+        for index in track(range(len(photos)), description="targets", console=console):
+            with torch.autocast(device.type, torch.bfloat16, enabled=computes_bf16(device)):
+                target = teach_numpy(images.to_float(photos[index]))
+            yield photos.names[index], images.from_float(target, np.dtype(np.uint16))
 
-    return cached(denoised(), run / f"targets-{stamp[:12]}", stamp)
+    return cached(taught(), run / "targets", stamp)
 
 
 def _check_multiple(side: int, multiple: int, crop: int, pd: int) -> None:
     if crop % pd or side % multiple:
         step = multiple * pd
-        raise InputError(f"fit.crop={crop}", f"not a multiple of {step}", f"--set fit.crop={max(1, crop // step) * step}")
-
-
-def latest_step(run: Path) -> int:
-    """The step of the newest checkpoint of a run, 0 if there is none."""
-    state = checkpoint.load(run)
-    return int(state["step"]) if state else 0
+        raise InputError(
+            f"fit.crop={crop}", f"not a multiple of {step}", f"--set fit.crop={max(1, crop // step) * step}"
+        )

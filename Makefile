@@ -1,0 +1,30 @@
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint clean
+
+demo: $(VENV)/installed  ## Install the package and denoise a real photo.
+	@mkdir -p build
+	$(BIN)/tbsn denoise examples/letters.png -o build/letters_denoised.png --overwrite
+	@echo "Look at build/letters_denoised.png, beside examples/letters.png."
+
+test: $(VENV)/installed-test  ## Install what tests need and run them all.
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/installed-test  ## Style and types.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/installed-test: $(VENV)/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,test,lint]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,3 @@
+from tbsn.cli import run
+
+run()

@@ -1,0 +1,188 @@
+"""The command line: it parses, calls and prints. Nothing here imports torch before a verb needs it."""
+
+import json
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tbsn.errors import InputError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+NEEDS_TORCH = "pip install 'tbsn[train]'"
+SOME_FAILED = 3
+
+Model = Annotated[str, typer.Option(help="`default`, a model file, or the folder of a run.")]
+Run = Annotated[Path, typer.Option("--output", "-o", help="Folder of the run: recipe, log, checkpoints, model.")]
+Overrides = Annotated[list[str], typer.Option("--set", help="Override a setting, as in fit.steps=500; repeatable.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in the output folder.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")]
+
+
+def _show_version(value: bool) -> None:
+    if value:
+        print(f"tbsn {version('tbsn')}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Denoise photos with a network that learned from noisy photos alone."""
+
+
+@app.command()
+def denoise(
+    inputs: Annotated[
+        list[Path], typer.Argument(metavar="INPUT...", help="Image files or folders.", show_default=False)
+    ],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="File or folder. [default: NAME_denoised beside the input]")
+    ] = None,
+    model: Model = "default",
+    overwrite: Overwrite = False,
+) -> None:
+    """Denoise images: same format, bit depth and metadata."""
+    from tbsn import batch
+    from tbsn.denoiser import load
+
+    planned = batch.plan(inputs, output, overwrite)
+    failed = 0
+    for source, result in batch.denoise_files(load(model), planned):
+        if isinstance(result, InputError):
+            failed += 1
+            print(f"error: {result}", file=sys.stderr)
+        else:
+            print(f"{source} -> {result}")
+    if failed:
+        raise typer.Exit(SOME_FAILED)
+
+
+@app.command()
+def train(
+    folder: Annotated[Path, typer.Argument(help="Folder of noisy images, searched recursively.")],
+    output: Run = Path("runs/teacher"),
+    recipe: Annotated[str, typer.Option(help="sidd, dnd, cpu, or a YAML file.")] = "cpu",
+    set_: Overrides = [],  # noqa: B006 (Typer copies it)
+    resume: Resume = False,
+    device: Device = "auto",
+) -> None:
+    """Train the blind-spot network on noisy images."""
+    from tbsn.training import runs
+    from tbsn.training.recipe import TrainRecipe, load_recipe
+
+    runs.train(folder, output, load_recipe(TrainRecipe, recipe, set_), resume, device)
+    print(f"trained: {output / 'model.safetensors'}")
+
+
+@app.command()
+def distill(
+    folder: Annotated[Path, typer.Argument(help="Folder of noisy images, searched recursively.")],
+    teacher: Annotated[Path, typer.Option(help="Run or model file of the trained blind-spot network.")],
+    output: Run = Path("runs/student"),
+    recipe: Annotated[str, typer.Option(help="distill, distill-cpu, or a YAML file.")] = "distill-cpu",
+    set_: Overrides = [],  # noqa: B006 (Typer copies it)
+    resume: Resume = False,
+    device: Device = "auto",
+) -> None:
+    """Distil a trained network into a small, fast student."""
+    from tbsn.training import runs
+    from tbsn.training.recipe import DistillRecipe, load_recipe
+
+    runs.distill(folder, teacher, output, load_recipe(DistillRecipe, recipe, set_), resume, device)
+    print(f"distilled: {output / 'model.safetensors'}")
+
+
+@app.command()
+def evaluate(
+    model: Annotated[str, typer.Argument(help="`default`, a model file, a run, or a baseline: noisy, blur, nlm.")],
+    noisy: Annotated[Path, typer.Argument(metavar="NOISY_DIR", help="Folder of noisy images.")],
+    clean: Annotated[Path, typer.Argument(metavar="CLEAN_DIR", help="Folder of clean images of the same names.")],
+    protocol: Annotated[str, typer.Option(help="sidd (8-bit rounding) or dnd (clip only).")] = "sidd",
+    pd: Annotated[int, typer.Option(help="Teacher: PD stride.", min=1)] = 2,
+    passes: Annotated[int, typer.Option(help="Teacher: R3 passes; 0 leaves R3 out.", min=0)] = 8,
+    probability: Annotated[float, typer.Option(help="Teacher: R3 probability.", min=0, max=1)] = 0.16,
+    ensemble: Annotated[bool, typer.Option("--ensemble", help="Teacher: mean over the 8 symmetries.")] = False,
+    as_json: Annotated[Path | None, typer.Option("--json", help="Write all scores to this file.")] = None,
+) -> None:
+    """Score a denoiser on pairs of noisy and clean images: PSNR and SSIM, per image and mean."""
+    from tbsn import metrics
+    from tbsn.evaluation import models, pairs
+    from tbsn.files import atomic
+
+    if protocol not in metrics.PROTOCOLS:
+        raise InputError(f"--protocol {protocol}", "unknown", f"use one of {', '.join(metrics.PROTOCOLS)}")
+    rule = metrics.PROTOCOLS[protocol]
+    settings = {"stride": pd, "passes": passes, "probability": probability, "ensemble": ensemble}
+    scores = []
+    for score in pairs.evaluate(models.resolve(model, settings), pairs.find_pairs(noisy, clean), rule):
+        scores.append(score)
+        print(f"{score.name}  {score.psnr:.2f} dB  {score.ssim:.4f}  {score.seconds:.2f} s")
+    result = pairs.report(model, rule, scores)
+    mean = result["mean"]
+    print(
+        f"{model}: {mean['psnr']:.2f} dB, SSIM {mean['ssim']:.4f}, {mean['seconds']:.2f} s an image, mean of {len(scores)}"
+    )
+    print(f"protocol {rule.name}: {rule.description}")
+    if as_json:
+        with atomic(as_json) as partial:
+            partial.write_text(json.dumps(result, indent=1))
+
+
+@app.command()
+def export(
+    model: Annotated[Path, typer.Argument(help="Run or safetensors file of a student.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="ONNX file.")] = Path("student.onnx"),
+    overwrite: Overwrite = False,
+) -> None:
+    """Export a student to ONNX, checked against torch."""
+    from tbsn.export import export as export_student
+    from tbsn.network import UNet
+    from tbsn.network.files import load_network
+
+    _refuse_existing(output, overwrite)
+    student = load_network(model)
+    if not isinstance(student, UNet):
+        raise InputError(model, "is a blind-spot network, not a student", "distil it first with `tbsn distill`")
+    difference = export_student(student, output)
+    print(f"exported: {output} (largest difference to torch {difference:.1e})")
+
+
+@app.command()
+def convert(
+    checkpoint: Annotated[Path, typer.Argument(help="Released TBSN weights, .pth or .safetensors.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Safetensors file.")] = Path("tbsn.safetensors"),
+    overwrite: Overwrite = False,
+) -> None:
+    """Convert released TBSN weights into a model file; nothing in a pickle is run."""
+    from tbsn.network.files import parameters, save_network
+    from tbsn.network.released import load_released
+
+    _refuse_existing(output, overwrite)
+    network = load_released(checkpoint)
+    save_network(output, network)
+    print(f"converted: {output} ({parameters(network):,} parameters)")
+
+
+def _refuse_existing(output: Path, overwrite: bool) -> None:
+    if output.exists() and not overwrite:
+        raise InputError(output, "exists already", "add --overwrite, or choose another output with -o")
+
+
+def run() -> None:
+    """The program: `app`, with bad input as one line on standard error and exit code 2."""
+    try:
+        app()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except ModuleNotFoundError as error:
+        print(f"error: tbsn: this command needs {error.name}; {NEEDS_TORCH}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,166 @@
+"""The command line, as a user types it."""
+
+import importlib.metadata
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import pyvips
+import tbsn as package
+from conftest import EXAMPLES, save, tbsn
+from tbsn import images
+from test_images import bad_files
+
+WITHOUT_TORCH = "import sys; sys.modules['torch'] = None; from tbsn.cli import run; run()"
+TINY = ("network.width=8", "network.group_channels=8", "network.blocks=[1,1,1]", "network.refinement=1")
+SHORT = ("fit.steps=2", "fit.batch=2", "fit.log_every=1", "fit.workers=0")
+
+
+def settings(*values: str) -> list[str]:
+    return [part for value in values for part in ("--set", value)]
+
+
+def test_version_and_help() -> None:
+    assert tbsn("--version").stdout.split() == ["tbsn", importlib.metadata.version("tbsn")]
+    for verb in ("", "denoise", "train", "distill", "evaluate", "export", "convert"):
+        shown = tbsn(*([verb] if verb else []), "--help")
+        assert shown.returncode == 0 and "Usage" in shown.stdout
+        if verb:
+            assert "[default:" in shown.stdout, verb
+
+
+def test_denoise_writes_beside_the_input_without_torch(photo: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TORCH, "denoise", str(photo)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    output = photo.with_name("photo_denoised.png")
+    assert done.stdout.strip() == f"{photo} -> {output}"
+    expected = package.load()(images.read(photo).pixels)
+    assert np.array_equal(images.read(output).pixels, expected)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_sixteen_bits_stay_sixteen_bits(tmp_path: Path, suffix: str) -> None:
+    deep = images.read(EXAMPLES / "01_14.png").pixels[:64, :80].astype(np.uint16) * 257
+    pyvips.Image.new_from_array(deep, interpretation="rgb16").write_to_file(str(tmp_path / f"deep{suffix}"))
+    assert tbsn("denoise", tmp_path / f"deep{suffix}", "-o", tmp_path / f"out{suffix}").returncode == 0
+    result = images.read(tmp_path / f"out{suffix}").pixels
+    assert result.dtype == np.uint16 and len(np.unique(result)) > 256
+
+
+def test_grey_comes_back_grey_and_alpha_untouched(tmp_path: Path) -> None:
+    alpha = np.random.default_rng(0).integers(0, 255, (40, 50, 1), dtype=np.uint8)
+    pixels = images.read(EXAMPLES / "01_14.png").pixels[:40, :50]
+    colour = np.concatenate([pixels, alpha], axis=2)
+    pyvips.Image.new_from_array(colour, interpretation="srgb").write_to_file(str(tmp_path / "alpha.png"))
+    save(tmp_path / "grey.png", pixels[..., 1])
+    assert tbsn("denoise", tmp_path / "alpha.png", tmp_path / "grey.png", "-o", tmp_path / "out").returncode == 0
+    result = images.read(tmp_path / "out" / "alpha.png")
+    assert result.alpha is not None and np.array_equal(result.alpha, alpha)
+    assert images.read(tmp_path / "out" / "grey.png").pixels.shape == (40, 50, 1)
+
+
+def test_folders_are_mirrored(folder: Path, tmp_path: Path) -> None:
+    done = tbsn("denoise", folder, "-o", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    written = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.*")}
+    assert written == {"01_14.png", "letters.jpg", os.path.join("more", "12_14.png")}
+
+
+def test_bad_files_do_not_stop_the_batch(photo: Path, tmp_path: Path) -> None:
+    bad = bad_files(tmp_path, photo)
+    done = tbsn("denoise", *bad.values(), photo, "-o", tmp_path / "out")
+    assert done.returncode == 3
+    lines = done.stderr.splitlines()
+    assert len(lines) == len(bad)
+    for line, path in zip(lines, bad.values(), strict=True):
+        assert line.startswith(f"error: {path}: ") and "; " in line
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["photo.png"]
+
+
+def test_outputs_are_not_overwritten_unless_asked(photo: Path) -> None:
+    output = photo.with_name("photo_denoised.png")
+    output.write_bytes(b"precious")
+    refused = tbsn("denoise", photo)
+    assert refused.returncode == 3 and "--overwrite" in refused.stderr and output.read_bytes() == b"precious"
+    assert tbsn("denoise", photo, "--overwrite").returncode == 0
+    assert images.read(output).pixels.shape == (256, 256, 3)
+
+
+def test_an_input_is_never_its_own_output(photo: Path) -> None:
+    before = photo.read_bytes()
+    done = tbsn("denoise", photo, "-o", photo.parent, "--overwrite")
+    assert done.returncode == 3 and "same file" in done.stderr and photo.read_bytes() == before
+
+
+def test_inputs_that_would_collide_are_refused(photo: Path, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    other = Path(shutil.copy(photo, tmp_path / "other"))
+    done = tbsn("denoise", photo, other, "-o", tmp_path / "out")
+    assert done.returncode == 3 and str(other) in done.stderr and "would be written" in done.stderr
+    assert tbsn("denoise", photo, other, "-o", tmp_path / "one.png").returncode == 2
+
+
+def test_an_unwritable_output_is_named(photo: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    done = tbsn("denoise", photo, "-o", tmp_path / "file" / "out.png")
+    assert done.returncode == 3 and done.stderr.count("\n") == 1 and "cannot write" in done.stderr
+
+
+@pytest.mark.parametrize("content", [b"", b"\x80\x04N.", b"not a model"])
+def test_bad_models_give_one_line(photo: Path, tmp_path: Path, content: bytes) -> None:
+    for name in ("model.onnx", "model.safetensors", "model.pth"):
+        (tmp_path / name).write_bytes(content)
+        done = tbsn("denoise", photo, "--model", tmp_path / name)
+        assert done.returncode == 2 and done.stderr.count("\n") == 1 and str(tmp_path / name) in done.stderr
+    assert not photo.with_name("photo_denoised.png").exists()
+
+
+def test_from_noisy_photos_to_an_exported_student(folder: Path, tmp_path: Path) -> None:
+    teacher, student, onnx = tmp_path / "teacher", tmp_path / "student", tmp_path / "student.onnx"
+    done = tbsn("train", folder, "-o", teacher, *settings(*TINY, *SHORT))
+    assert done.returncode == 0, done.stderr
+    again = tbsn("train", folder, "-o", teacher, *settings(*TINY, *SHORT))
+    assert again.returncode == 2 and "--resume" in again.stderr and again.stderr.count("\n") == 1
+    assert tbsn("train", folder, "-o", teacher, *settings(*TINY, *SHORT), "--resume").returncode == 0
+    done = tbsn("distill", folder, "--teacher", teacher, "-o", student, *settings("network.width=8", *SHORT))
+    assert done.returncode == 0, done.stderr
+    done = tbsn("export", student, "-o", onnx)
+    assert done.returncode == 0 and "largest difference" in done.stdout and not done.stderr, done.stderr
+    refused = tbsn("export", teacher, "-o", tmp_path / "teacher.onnx")
+    assert refused.returncode == 2 and "not a student" in refused.stderr
+    assert tbsn("denoise", folder / "letters.jpg", "--model", onnx).returncode == 0
+    assert tbsn("denoise", folder / "01_14.png", "--model", teacher, "-o", tmp_path / "by_teacher.png").returncode == 0
+
+
+def test_evaluate_shows_every_image_and_the_mean(folder: Path, tmp_path: Path) -> None:
+    (folder / "letters.jpg").unlink()
+    done = tbsn("evaluate", "noisy", folder, folder, "--json", tmp_path / "scores.json")
+    assert done.returncode == 0 and "inf" in done.stdout and "protocol sidd" in done.stdout
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    assert [score["name"] for score in scores["images"]] == ["01_14.png", "12_14.png"]
+    assert tbsn("evaluate", "blur", folder, folder, "--protocol", "dnd").returncode == 0
+    (folder / "01_14.png").rename(tmp_path / "01_14.png")
+    for arguments in ((tmp_path / "absent", folder), (folder, folder / "more"), (folder, tmp_path)):
+        done = tbsn("evaluate", "noisy", *arguments)
+        assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert tbsn("evaluate", "noisy", folder, folder, "--protocol", "kaggle").returncode == 2
+
+
+def test_training_errors_are_one_line(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for arguments in (
+        (tmp_path / "empty",),
+        (folder, "--set", "fit.stepz=1"),
+        (folder, "--recipe", "nothing"),
+        (folder, "--set", "fit.crop=480"),
+        (folder, "--device", "abacus"),
+    ):
+        done = tbsn("train", *arguments, "-o", tmp_path / f"run{len(arguments)}{arguments[-1]!s:.3}".replace("/", ""))
+        assert done.returncode == 2 and done.stderr.count("\n") == 1 and "error: " in done.stderr, done.stderr

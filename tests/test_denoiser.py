@@ -1,0 +1,139 @@
+import pickle
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import tbsn
+import torch
+from conftest import EXAMPLES
+from tbsn import denoiser, export, images
+from tbsn.errors import InputError
+from tbsn.network import TBSN, TBSNConfig, UNet, UNetConfig
+from tbsn.network.files import load_network, save_network
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[UNet, Path]:
+    """A student of random weights, and its ONNX file."""
+    torch.manual_seed(0)
+    student, path = UNet(UNetConfig(width=8)), tmp_path_factory.mktemp("small") / "small.onnx"
+    assert export.export(student, path) < export.TOLERANCE
+    return student, path
+
+
+def noisy(*shape: int, dtype: type = np.uint8) -> np.ndarray:
+    values = np.random.default_rng(0).random(shape)
+    return images.from_float(values, np.dtype(dtype))
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 1, 3), (1, 40, 3), (7, 5, 1), (31, 64, 3), (100, 97)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32, np.float64])
+def test_shape_and_dtype_come_back(small: tuple[UNet, Path], shape: tuple[int, ...], dtype: type) -> None:
+    image = noisy(*shape, dtype=dtype)
+    before = image.copy()
+    denoised = tbsn.load(small[1])(image)
+    assert denoised.shape == image.shape and denoised.dtype == image.dtype
+    assert np.array_equal(image, before)
+
+
+def test_onnx_equals_torch(small: tuple[UNet, Path], tmp_path: Path) -> None:
+    save_network(tmp_path / "small.safetensors", small[0])
+    image = noisy(50, 70, 3, dtype=np.float32)
+    np.testing.assert_allclose(tbsn.load(small[1])(image), tbsn.load(tmp_path / "small.safetensors")(image), atol=1e-4)
+
+
+def test_depths_agree(small: tuple[UNet, Path]) -> None:
+    model, image = tbsn.load(small[1]), noisy(40, 40, 3)
+    eight, sixteen = model(image) / 255, model(image.astype(np.uint16) * 257) / 65535
+    assert np.abs(eight - sixteen).max() <= 0.51 / 255
+
+
+def test_tiled_equals_whole() -> None:
+    photo = images.read(EXAMPLES / "pepper.png").pixels
+    model = tbsn.load()
+    tiled = model(photo).astype(int)
+    whole = images.from_float(model.function(images.to_float(photo)), np.dtype(np.uint8))
+    assert photo.shape[0] > denoiser.tiled.__defaults__[0]  # or there would be one tile alone
+    assert np.abs(tiled - whole).max() <= 1
+
+
+def test_the_default_student_removes_noise_and_keeps_colour() -> None:
+    photo = images.read(EXAMPLES / "letters.png").pixels
+    denoised = tbsn.load()(photo)
+
+    def roughness(image: np.ndarray) -> float:
+        return float(np.abs(np.diff(image.astype(float), axis=1)).mean())
+
+    assert roughness(denoised) < 0.4 * roughness(photo)
+    assert np.abs(denoised.mean((0, 1)) - photo.mean((0, 1))).max() < 3
+
+
+@pytest.mark.parametrize("bad", [np.zeros((4, 4, 2)), np.zeros((0, 4, 3)), np.zeros(7), np.full((4, 4, 3), np.nan)])
+def test_arrays_that_are_no_image_are_refused(small: tuple[UNet, Path], bad: np.ndarray) -> None:
+    with pytest.raises(InputError, match="image: has"):
+        tbsn.load(small[1])(bad)
+
+
+def test_an_export_that_differs_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    student = UNet(UNetConfig(width=4))
+    run = type(student).forward
+    exported = torch.onnx.export
+
+    def export_then_change(*arguments: object, **options: object) -> object:
+        program = exported(*arguments, **options)
+        monkeypatch.setattr(type(student), "forward", lambda self, image: run(self, image) + 1e-3)
+        return program
+
+    monkeypatch.setattr(torch.onnx, "export", export_then_change)
+    with pytest.raises(InputError, match="differs from torch"):
+        export.export(student, tmp_path / "student.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_bad_models_are_refused_by_name(small: tuple[UNet, Path], tmp_path: Path) -> None:
+    whole = small[1].read_bytes()
+    (tmp_path / "truncated.onnx").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "empty.onnx").write_bytes(b"")
+    (tmp_path / "pickle.onnx").write_bytes(pickle.dumps({"a": 1}))
+    newer = onnx.load_from_string(whole)
+    onnx.helper.set_model_props(newer, {"format": "tbsn-onnx-99"})
+    onnx.save(newer, tmp_path / "newer.onnx")
+    (tmp_path / "weights.pth").write_bytes(pickle.dumps({"a": 1}))
+    (tmp_path / "pickle.safetensors").write_bytes(pickle.dumps({"a": 1}))
+    (tmp_path / "empty.safetensors").write_bytes(b"")
+    names = [path.name for path in tmp_path.iterdir()]
+    for name in [*names, "missing.onnx", "missing.safetensors", "no-such-name"]:
+        with pytest.raises(InputError) as refused:
+            tbsn.load(tmp_path / name)
+        assert str(refused.value).startswith(str(tmp_path / name))
+
+
+def test_weights_that_do_not_fit_or_are_not_finite_are_refused(tmp_path: Path) -> None:
+    import safetensors.torch
+
+    path = tmp_path / "model.safetensors"
+    network = UNet(UNetConfig(width=4))
+    save_network(path, network)
+    with safetensors.safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    state = safetensors.torch.load_file(path)
+    changes = {
+        "format": (state, metadata | {"format": "tbsn-model-99"}),
+        "do not fit": (state, metadata | {"config": '{"width": 8}'}),
+        "do not fit their": (state, metadata | {"config": '{"wide": 8}'}),
+        "not finite": ({name: value * np.nan for name, value in state.items()}, metadata),
+    }
+    for complaint, (weights, facts) in changes.items():
+        safetensors.torch.save_file(weights, path, facts)
+        with pytest.raises(InputError, match=complaint):
+            load_network(path)
+
+
+def test_model_files_carry_their_configuration(tmp_path: Path) -> None:
+    config = TBSNConfig(width=8, group_channels=8, blocks=(1, 1, 1), refinement=1, channels=1)
+    network = TBSN(config)
+    save_network(tmp_path / "a.safetensors", network)
+    again = load_network(tmp_path / "a.safetensors")
+    assert again.config == config
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in network.state_dict().items())

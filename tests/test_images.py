@@ -1,0 +1,103 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import pyvips
+from conftest import save
+from hypothesis import given
+from hypothesis import strategies as st
+from tbsn import images
+from tbsn.errors import InputError
+
+RANDOM = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_lossless_formats_come_back_bit_for_bit(tmp_path: Path, suffix: str, channels: int, dtype: type) -> None:
+    pixels = RANDOM.integers(0, np.iinfo(dtype).max, (5, 7, channels), dtype=dtype, endpoint=True)
+    meaning = {1: "b-w", 2: "b-w", 3: "srgb", 4: "srgb"} if dtype == np.uint8 else {1: "grey16", 2: "grey16"}
+    image = pyvips.Image.new_from_array(pixels, interpretation=meaning.get(channels, "rgb16"))
+    image.write_to_file(str(tmp_path / f"a{suffix}"))
+    photo = images.read(tmp_path / f"a{suffix}")
+    assert photo.pixels.shape == (5, 7, 1 if channels < 3 else 3)
+    images.write(tmp_path / f"b{suffix}", photo.pixels, photo)
+    again = images.read(tmp_path / f"b{suffix}")
+    assert again.pixels.dtype == dtype
+    assert np.array_equal(pyvips.Image.new_from_file(str(tmp_path / f"b{suffix}")).numpy().reshape(pixels.shape), pixels)
+
+
+def test_float_tiff_keeps_values_outside_the_unit_range(tmp_path: Path) -> None:
+    pixels = RANDOM.normal(size=(4, 6, 3)).astype(np.float32)
+    photo = images.read(save(tmp_path / "a.tif", pixels))
+    images.write(tmp_path / "b.tif", photo.pixels, photo)
+    assert np.array_equal(images.read(tmp_path / "b.tif").pixels, pixels)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif", ".webp"])
+def test_metadata_is_kept(tmp_path: Path, suffix: str) -> None:
+    profile = pyvips.Image.black(8, 8, bands=3).copy(interpretation="srgb").icc_transform("p3").get("icc-profile-data")
+    image = pyvips.Image.new_from_array(RANDOM.integers(0, 255, (8, 8, 3), dtype=np.uint8)).copy(xres=5.0, yres=5.0)
+    image.set_type(pyvips.GValue.blob_type, "icc-profile-data", profile)
+    image.set_type(pyvips.GValue.blob_type, "xmp-data", b"<x:xmpmeta xmlns:x='adobe:ns:meta/'/>")
+    image.set_type(pyvips.GValue.gint_type, "orientation", 6)
+    image.write_to_file(str(tmp_path / f"a{suffix}"))
+    photo = images.read(tmp_path / f"a{suffix}")
+    images.write(tmp_path / f"b{suffix}", photo.pixels, photo)
+    before, after = (pyvips.Image.new_from_file(str(tmp_path / f"{name}{suffix}")) for name in "ab")
+    assert before.get("icc-profile-data") == after.get("icc-profile-data") == profile
+    for field in ("xmp-data", "orientation", "exif-data"):
+        assert (field in before.get_fields()) == (field in after.get_fields())
+    assert after.get("orientation") == 6
+    assert after.xres == pytest.approx(before.xres)
+
+
+def bad_files(folder: Path, photo: Path) -> dict[str, Path]:
+    whole = photo.read_bytes()
+    contents = {
+        "empty.png": b"",
+        "truncated.png": whole[: len(whole) // 2],
+        "checksum.png": whole[:60] + bytes([whole[60] ^ 1]) + whole[61:],
+        "page.png": b"<html>not found</html>",
+    }
+    for name, content in contents.items():
+        (folder / name).write_bytes(content)
+    for suffix in (".jpg", ".tif", ".webp"):
+        pyvips.Image.new_from_file(str(photo)).write_to_file(str(folder / f"whole{suffix}"))
+        data = (folder / f"whole{suffix}").read_bytes()
+        (folder / f"truncated{suffix}").write_bytes(data[: len(data) // 2])
+    save(folder / "nan.tif", np.full((4, 4, 3), np.nan, np.float32))
+    save(folder / "double.tif", np.zeros((4, 4, 3), np.float64))
+    pyvips.Image.black(4, 4, bands=4).copy(interpretation="cmyk").write_to_file(str(folder / "cmyk.tif"))
+    names = [*contents, "truncated.jpg", "truncated.tif", "truncated.webp", "nan.tif", "double.tif", "cmyk.tif"]
+    return {name: folder / name for name in [*names, "missing.png"]}
+
+
+def test_bad_files_are_refused_by_name(tmp_path: Path, photo: Path) -> None:
+    for name, path in bad_files(tmp_path, photo).items():
+        with pytest.raises(InputError) as refused:
+            images.read(path)
+        line = str(refused.value)
+        assert line.startswith(str(path)) and "; " in line and "\n" not in line, name
+
+
+def test_content_counts_and_not_the_suffix(tmp_path: Path, photo: Path) -> None:
+    renamed = photo.rename(tmp_path / "really_a_png.jpg")
+    assert images.read(renamed).pixels.shape == (256, 256, 3)
+
+
+def test_failed_write_leaves_nothing(tmp_path: Path, photo: Path) -> None:
+    source = images.read(photo)
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(InputError, match="cannot hold"):
+        images.write(tmp_path / "deep.jpg", source.pixels.astype(np.uint16), source)
+    with pytest.raises(InputError, match="cannot write"):
+        images.write(tmp_path / "absent" / "photo.png", source.pixels, source)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@given(st.sampled_from([np.uint8, np.uint16]), st.integers(0, 2**16 - 1))
+def test_every_level_survives_the_way_through_float(dtype: type, level: int) -> None:
+    pixels = np.array([level % (np.iinfo(dtype).max + 1)], dtype)
+    assert images.from_float(images.to_float(pixels), np.dtype(dtype)) == pixels
