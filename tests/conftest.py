@@ -42,3 +42,11 @@ def tbsn(*arguments: object, timeout: float = 300) -> subprocess.CompletedProces
     """The command line as a user types it."""
     command = [sys.executable, "-m", "tbsn", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
+
+
+def reference(name: str) -> Path:
+    """A stored output of the released implementation; they lie beside the checkout, and are not part of it."""
+    path = Path(__file__).parents[2] / "shared" / "reference" / name
+    if not path.exists():
+        pytest.skip(f"no reference outputs at {path}")
+    return path

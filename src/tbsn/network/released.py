@@ -61,7 +61,7 @@ def load_released(path: Path) -> TBSN:
         is_pickle = path.suffix != ".safetensors"
         checkpoint = torch.load(path, map_location="cpu", weights_only=True) if is_pickle else load_file(path)
     except Exception as error:  # torch raises many types for a damaged or unsafe pickle
-        reason = str(error).splitlines()[0]
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise InputError(path, f"cannot be read as weights ({reason})", "download it again") from error
     state = find_released(checkpoint)
     if state is None:

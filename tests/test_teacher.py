@@ -1,0 +1,101 @@
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tbsn import teacher as t
+from tbsn.network import TBSN, TBSNConfig
+from tbsn.network.phases import inverse_pd, pd
+from torch import Tensor
+
+
+def identity(image: Tensor) -> Tensor:
+    return image
+
+
+@given(st.integers(1, 7), st.integers(1, 3), st.integers(1, 4), st.integers(1, 4), st.integers(1, 4))
+def test_pd_is_strided_slices_and_inverts(stride: int, batch: int, channels: int, rows: int, cols: int) -> None:
+    image = torch.rand(batch, channels, rows * stride, cols * stride)
+    parts = pd(image, stride)
+    for index, part in enumerate(parts):
+        b, place = divmod(index, stride**2)
+        i, j = divmod(place, stride)
+        assert torch.equal(part, image[b, :, i::stride, j::stride])
+    assert torch.equal(inverse_pd(parts, stride), image)
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 1, 1), (1, 3, 1, 7), (2, 1, 7, 5), (1, 3, 31, 64), (1, 3, 65, 130)])
+def test_any_size_is_padded_to_multiples_and_cropped_back(shape: tuple[int, ...]) -> None:
+    image = torch.rand(shape)
+
+    def check(padded: Tensor) -> Tensor:
+        assert padded.shape[-2] % 64 == padded.shape[-1] % 64 == 0
+        assert set(padded.unique().tolist()) == set(image.unique().tolist())
+        return padded
+
+    assert torch.equal(t.padded(check, 64)(image), image)
+
+
+def test_padding_reflects() -> None:
+    row = torch.arange(4.0).reshape(1, 1, 1, 4)
+    seen = []
+    t.padded(lambda x: seen.append(x) or x, 8)(row)
+    assert seen[0][0, 0, 0].tolist() == [0, 1, 2, 3, 2, 1, 0, 1]
+
+
+def lopsided(image: Tensor) -> Tensor:
+    return image.roll(1, -1) + torch.arange(image.shape[-2])[:, None]
+
+
+def test_self_ensemble_is_equivariant_and_keeps_the_identity() -> None:
+    image = torch.rand(2, 3, 6, 6, dtype=torch.float64)
+    torch.testing.assert_close(t.self_ensemble(identity)(image), image)
+    ensemble = t.self_ensemble(lopsided)
+    symmetries: list[Callable[[Tensor], Tensor]] = [
+        lambda x: x.flip(-1),
+        lambda x: x.flip(-2),
+        lambda x: torch.rot90(x, 1, (-2, -1)),
+        lambda x: x.transpose(-2, -1),
+    ]
+    for turn in symmetries:
+        torch.testing.assert_close(ensemble(turn(image)), turn(ensemble(image)))
+
+
+@pytest.mark.parametrize(("probability", "seen"), [(0.0, "first"), (1.0, "noisy")])
+def test_refinement_puts_back_nothing_or_everything(probability: float, seen: str) -> None:
+    noisy = torch.rand(1, 3, 8, 8)
+    run = t.refined(lambda x: x / 2, lambda x: x**2, t.random_masks(3, probability, seed=0))
+    torch.testing.assert_close(run(noisy), (noisy / 2 if seen == "first" else noisy) ** 2)
+
+
+def test_masks_are_drawn_for_each_value_and_follow_the_seed() -> None:
+    shape = torch.Size((1, 3, 100, 100))
+    one, two = t.random_masks(2, 0.16, seed=1)(shape)
+    again, _ = t.random_masks(2, 0.16, seed=1)(shape)
+    (other,) = t.random_masks(1, 0.16, seed=2)(shape)
+    assert torch.equal(one, again) and not torch.equal(one, two) and not torch.equal(one, other)
+    assert abs(one.float().mean() - 0.16) < 0.01
+    assert not torch.equal(one[:, 0], one[:, 1])
+
+
+@pytest.fixture(scope="module")
+def bsn() -> TBSN:
+    torch.manual_seed(0)
+    return TBSN(TBSNConfig(width=8, group_channels=8, blocks=(1, 1, 1), refinement=1)).eval()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (37, 50)])
+def test_the_teacher_takes_any_size_and_is_reproducible(bsn: TBSN, size: tuple[int, int]) -> None:
+    image = torch.rand(1, 3, *size)
+    one, again, other = (t.teacher(bsn, passes=2, seed=seed)(image) for seed in (0, 0, 1))
+    assert one.shape == image.shape and not one.requires_grad
+    assert torch.equal(one, again) and not torch.equal(one, other)
+
+
+def test_targets_are_the_pass_and_its_refinements(bsn: TBSN) -> None:
+    image = torch.rand(1, 3, 64, 64)
+    estimate, smooth, sharp = t.targets(bsn, 2, True, [0.0, 0.5], seed=0)(image).chunk(3, dim=1)
+    torch.testing.assert_close(estimate, t.teacher(bsn, passes=0)(image))
+    torch.testing.assert_close(smooth, t.teacher(bsn, passes=1, probability=0.0)(image))
+    torch.testing.assert_close(sharp, t.teacher(bsn, passes=1, probability=0.5, seed=1)(image))
