@@ -17,4 +17,6 @@ photo = images.read(HERE / "letters.png")
 noisy, clean = photo.pixels, tbsn.load()(photo.pixels)
 part, gap = (slice(80, 460), slice(80, 480)), np.full((380, 8, 3), 255, np.uint8)
 sheet = np.concatenate([noisy[part], gap, clean[part]], axis=1)
-pyvips.Image.new_from_array(sheet).resize(1.25, kernel="nearest").write_to_file(str(HERE.parent / "docs" / "before_after.png"))
+pyvips.Image.new_from_array(sheet).resize(1.25, kernel="nearest").write_to_file(
+    str(HERE.parent / "docs" / "before_after.png")
+)

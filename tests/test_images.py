@@ -25,7 +25,9 @@ def test_lossless_formats_come_back_bit_for_bit(tmp_path: Path, suffix: str, cha
     images.write(tmp_path / f"b{suffix}", photo.pixels, photo)
     again = images.read(tmp_path / f"b{suffix}")
     assert again.pixels.dtype == dtype
-    assert np.array_equal(pyvips.Image.new_from_file(str(tmp_path / f"b{suffix}")).numpy().reshape(pixels.shape), pixels)
+    assert np.array_equal(
+        pyvips.Image.new_from_file(str(tmp_path / f"b{suffix}")).numpy().reshape(pixels.shape), pixels
+    )
 
 
 def test_float_tiff_keeps_values_outside_the_unit_range(tmp_path: Path) -> None:

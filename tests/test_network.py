@@ -176,7 +176,9 @@ def test_the_norm_does_not_subtract_the_mean() -> None:
     torch.testing.assert_close(norm(x + 5), expected)
 
 
-@pytest.mark.parametrize("wrong", [{"window": 12}, {"width": 20}, {"width": 0}, {"widht": 48}, {"channel_attention": "on"}])
+@pytest.mark.parametrize(
+    "wrong", [{"window": 12}, {"width": 20}, {"width": 0}, {"widht": 48}, {"channel_attention": "on"}]
+)
 def test_impossible_configurations_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValidationError, match=next(iter(wrong))):
         TBSNConfig(**wrong)

@@ -18,7 +18,9 @@ def test_a_local_function_is_the_same_in_tiles() -> None:
     image = np.random.default_rng(0).random((301, 423, 3), np.float32)
 
     def shifts(x: np.ndarray) -> np.ndarray:
-        return sum(np.roll(np.pad(x, ((9, 9), (9, 9), (0, 0)), "reflect"), s, (0, 1))[9:-9, 9:-9] for s in (-9, 0, 9)) / 3
+        return (
+            sum(np.roll(np.pad(x, ((9, 9), (9, 9), (0, 0)), "reflect"), s, (0, 1))[9:-9, 9:-9] for s in (-9, 0, 9)) / 3
+        )
 
     np.testing.assert_allclose(tiled(shifts, size=128, margin=16, feather=16)(image), shifts(image), atol=1e-6)
 

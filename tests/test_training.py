@@ -180,9 +180,7 @@ def test_the_previous_checkpoint_stands_in_for_a_damaged_one(tmp_path: Path) -> 
         checkpoint.load(tmp_path)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(
-    blocks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_loss_that_is_not_finite_stops_the_run(blocks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = load_recipe(TrainRecipe, "cpu", [*TINY, *SHORT])
     finite, calls = losses.blind_spot, iter(range(100))
 
@@ -201,7 +199,11 @@ def test_what_cannot_be_trained_on_is_named(folder: Path, tmp_path: Path) -> Non
     recipe = load_recipe(TrainRecipe, "cpu", [*TINY, *SHORT])
     (tmp_path / "empty").mkdir()
     save(folder / "small.png", np.zeros((100, 300, 3), np.uint8))
-    for place, complaint in ((tmp_path / "empty", "no images"), (tmp_path / "absent", "no images"), (folder, "small.png")):
+    for place, complaint in (
+        (tmp_path / "empty", "no images"),
+        (tmp_path / "absent", "no images"),
+        (folder, "small.png"),
+    ):
         with pytest.raises(InputError, match=complaint):
             runs.train(place, tmp_path / f"run-{place.name}", recipe, device="cpu")
     with pytest.raises(InputError, match="multiple of 160"):
