@@ -16,9 +16,10 @@ from typing import Annotated
 
 import torch
 import typer
+from torch.profiler import ProfilerActivity, profile
+
 from tbsn.network import TBSN, TBSNConfig
 from tbsn.network.files import build
-from torch.profiler import ProfilerActivity, profile
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from literal import LiteralTBSN

@@ -6,11 +6,12 @@ networks, by reference, so that gradients compare too.
 
 import torch
 from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional as F
+
 from tbsn.network import TBSN
 from tbsn.network.attention import ChannelAttention, WindowAttention
 from tbsn.network.tbsn import Block, Norm
-from torch import Tensor, nn
-from torch.nn import functional as F
 
 
 class LiteralTBSN(nn.Module):

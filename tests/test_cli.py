@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import pyvips
+
 import tbsn as package
 from conftest import EXAMPLES, save, tbsn
 from tbsn import images

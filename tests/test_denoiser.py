@@ -4,8 +4,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-import tbsn
 import torch
+
+import tbsn
 from conftest import EXAMPLES
 from tbsn import denoiser, export, images
 from tbsn.errors import InputError

@@ -3,9 +3,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import pyvips
-from conftest import save
 from hypothesis import given
 from hypothesis import strategies as st
+
+from conftest import save
 from tbsn import images
 from tbsn.errors import InputError
 

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+
 from tbsn.metrics import PROTOCOLS, psnr, ssim
 
 

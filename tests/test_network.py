@@ -5,17 +5,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import reference
-from literal import LiteralTBSN
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from conftest import reference
+from literal import LiteralTBSN
 from tbsn.errors import InputError
 from tbsn.network import TBSN, TBSNConfig, UNet, attention, released
 from tbsn.network.files import parameters
 from tbsn.network.phases import pd
 from tbsn.network.tbsn import Norm
 from tbsn.teacher import downsampled, refined
-from torch import Tensor
 
 TINY = TBSNConfig(width=8, group_channels=8, blocks=(1, 1, 1), refinement=1)
 

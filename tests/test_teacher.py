@@ -4,10 +4,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
+
 from tbsn import teacher as t
 from tbsn.network import TBSN, TBSNConfig
 from tbsn.network.phases import inverse_pd, pd
-from torch import Tensor
 
 
 def identity(image: Tensor) -> Tensor:

@@ -128,7 +128,8 @@ def evaluate(
     result = pairs.report(model, rule, scores)
     mean = result["mean"]
     print(
-        f"{model}: {mean['psnr']:.2f} dB, SSIM {mean['ssim']:.4f}, {mean['seconds']:.2f} s an image, mean of {len(scores)}"
+    values = f"{mean['psnr']:.2f} dB, SSIM {mean['ssim']:.4f}, {mean['seconds']:.2f} s an image"
+    print(f"{model}: {values}, mean of {len(scores)} images")
     )
     print(f"protocol {rule.name}: {rule.description}")
     if as_json:
