@@ -127,10 +127,8 @@ def evaluate(
         print(f"{score.name}  {score.psnr:.2f} dB  {score.ssim:.4f}  {score.seconds:.2f} s")
     result = pairs.report(model, rule, scores)
     mean = result["mean"]
-    print(
     values = f"{mean['psnr']:.2f} dB, SSIM {mean['ssim']:.4f}, {mean['seconds']:.2f} s an image"
     print(f"{model}: {values}, mean of {len(scores)} images")
-    )
     print(f"protocol {rule.name}: {rule.description}")
     if as_json:
         with atomic(as_json) as partial:
