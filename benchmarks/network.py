@@ -54,8 +54,9 @@ def seconds(run: Callable[[], None]) -> float:
     return time.perf_counter() - start
 
 
-def peak_mebibytes(form: str, name: str, size: int) -> float:
-    command = [sys.executable, __file__, "--size", str(size), "--only", f"{form}/{name}"]
+def peak_mebibytes(form: str, name: str, size: int, threads: int) -> float:
+    settings = ["--size", str(size), "--threads", str(threads), "--only", f"{form}/{name}"]
+    command = [sys.executable, __file__, *settings]
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
@@ -108,7 +109,7 @@ def main(
         print(f"| {name}, seconds | {literal:.2f} | {lattice:.2f} | {literal / lattice:.2f} |", flush=True)
         del runs
     for name in TASKS:
-        literal, lattice = (peak_mebibytes(form, name, size) for form in FORMS)
+        literal, lattice = (peak_mebibytes(form, name, size, threads) for form in FORMS)
         print(f"| {name}, peak MiB | {literal:.0f} | {lattice:.0f} | {lattice / literal:.2f} |", flush=True)
     print_profile(size)
 

@@ -99,6 +99,19 @@ def test_loads_every_entry_of_the_released_layout() -> None:
     assert len(weights) == taken and len({value.data_ptr() for value in weights.values()}) == taken
 
 
+def test_conversion_names_a_missing_entry() -> None:
+    state = load_file(reference("tbsn_tiny_weights.safetensors"))
+    del state["patch_embed.proj.weight"]
+    with pytest.raises(ValueError, match=r"patch_embed\.proj\.weight"):
+        released.convert_released(state)
+
+
+def test_conversion_names_an_unknown_entry() -> None:
+    state = load_file(reference("tbsn_tiny_weights.safetensors"))
+    with pytest.raises(ValueError, match=r"stranger\.weight"):
+        released.convert_released({**state, "stranger.weight": torch.zeros(1)})
+
+
 def test_wrapped_and_prefixed_checkpoints_are_found(tmp_path: Path) -> None:
     state = load_file(reference("tbsn_tiny_weights.safetensors"))
     wrapped = {"epoch": 3, "params": {f"module.bsn.{name}": value for name, value in state.items()}}
@@ -152,11 +165,12 @@ def test_a_pixel_never_sees_itself(position: tuple[int, int], monkeypatch: pytes
     gradient = own_and_all(network(), position)
     assert torch.equal(gradient[:, position[0], position[1]], torch.zeros(3, dtype=torch.float64))
     reached = gradient.abs().roll((-position[0], -position[1]), (1, 2))
+    assert not reached[:, ::2, ::2].any()  # odd plus even is never even: nor any other pixel of its parity
     for row, col in ((0, 1), (1, 0), (1, 1)):
         assert reached[:, row::2, col::2].max() > 0
 
 
-@pytest.mark.parametrize("position", POSITIONS[-2:])
+@pytest.mark.parametrize("position", POSITIONS)
 def test_the_leak_of_channel_attention_is_small(position: tuple[int, int]) -> None:
     gradient = own_and_all(network(), position).abs()
     leak = gradient[:, position[0], position[1]].max() / gradient.max()
@@ -185,6 +199,7 @@ def test_impossible_configurations_are_refused(wrong: dict[str, object]) -> None
         TBSNConfig(**wrong)
 
 
-def test_sides_must_be_multiples() -> None:
+@pytest.mark.parametrize("size", [(32, 48), (48, 32)])
+def test_sides_must_be_multiples(size: tuple[int, int]) -> None:
     with pytest.raises(ValueError, match="multiples of 32"):
-        TBSN(TINY)(torch.zeros(1, 3, 32, 48))
+        TBSN(TINY)(torch.zeros(1, 3, *size))
