@@ -99,11 +99,21 @@ def test_loads_every_entry_of_the_released_layout() -> None:
     assert len(weights) == taken and len({value.data_ptr() for value in weights.values()}) == taken
 
 
-def test_conversion_names_a_missing_entry() -> None:
+@pytest.mark.parametrize(
+    "missing", ["patch_embed.proj.weight", "down2_3.body.0.weight", "encoder_level2.1.spatial_ffn.project_in.weight"]
+)
+def test_conversion_names_a_missing_entry(missing: str) -> None:
     state = load_file(reference("tbsn_tiny_weights.safetensors"))
-    del state["patch_embed.proj.weight"]
-    with pytest.raises(ValueError, match=r"patch_embed\.proj\.weight"):
+    del state[missing]
+    with pytest.raises(ValueError, match=missing):
         released.convert_released(state)
+
+
+def test_conversion_refuses_levels_that_do_not_match() -> None:
+    state = load_file(reference("tbsn_tiny_weights.safetensors"))
+    short = {name: value for name, value in state.items() if not name.startswith("encoder_level2.1.")}
+    with pytest.raises(ValueError, match=r"decoder_level2\.1\."):
+        released.convert_released(short)
 
 
 def test_conversion_names_an_unknown_entry() -> None:
@@ -135,7 +145,7 @@ def test_what_is_not_a_released_checkpoint_is_refused(tmp_path: Path, monkeypatc
     (tmp_path / "empty.pth").write_bytes(b"")
     complaints = {
         "unknown.safetensors": "stranger.weight",
-        "short.safetensors": "downs.1.0.weight",
+        "short.safetensors": "down2_3.body.0.weight",
         "other.safetensors": "patch_embed",
         "evil.pth": "cannot be read",
         "empty.pth": "cannot be read",

@@ -1,6 +1,5 @@
 """Reads the layout of the released TBSN checkpoints into ours."""
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,14 +13,6 @@ from tbsn.network.tbsn import TBSN, TBSNConfig
 
 State = dict[str, Tensor]
 
-LEVELS = {
-    "encoder_level1": "encoder.0",
-    "encoder_level2": "encoder.1",
-    "latent": "latent",
-    "decoder_level2": "decoder.0",
-    "decoder_level1": "decoder.1",
-    "refinement": "decoder.1",
-}
 PARTS = {
     "channel_attn.temperature": "parts.0.temperature",
     "channel_attn.qkv.weight": "parts.0.qkv.weight",
@@ -90,26 +81,37 @@ def find_released(checkpoint: object) -> State | None:
 def convert_released(state: Mapping[str, Any]) -> tuple[TBSNConfig, State]:
     """The configuration and the weights, under our names, of a flat released state.
 
-    Raises `ValueError` that names the entry if one is unknown or a needed one is missing.
+    Raises `ValueError` that names an entry if it is unknown or missing.
     """
     try:
         config = _config(state)
+        names = _names(config)
+        weights = {ours: state[theirs] for theirs, ours in names.items()}
     except KeyError as missing:
         raise ValueError(f"not a released TBSN checkpoint: {missing} is missing") from None
-    converted = {}
-    for key, value in state.items():
-        if not key.endswith(CONSTANTS):
-            name = TRUNK.get(key) or _block_name(key, config)
-            converted[name] = value.reshape(-1, 1, 1) if ".norms." in name else value
-    return config, converted
+    for key in state:
+        if key not in names and not key.endswith(CONSTANTS):
+            raise ValueError(f"not a released TBSN checkpoint: {key} is unknown")
+    return config, {name: value.reshape(-1, 1, 1) if ".norms." in name else value for name, value in weights.items()}
 
 
-def _block_name(key: str, config: TBSNConfig) -> str:
-    match = re.fullmatch(r"(\w+)\.(\d+)\.(.+)", key)
-    if not match or match[1] not in LEVELS or match[3] not in PARTS:
-        raise ValueError(f"not a released TBSN checkpoint: {key} is unknown")
-    index = int(match[2]) + (config.blocks[0] if match[1] == "refinement" else 0)
-    return f"{LEVELS[match[1]]}.{index}.{PARTS[match[3]]}"
+def _names(config: TBSNConfig) -> dict[str, str]:
+    """Every released name with ours."""
+    high, middle, low = config.blocks
+    levels = [
+        ("encoder_level1", "encoder.0", 0, high),
+        ("encoder_level2", "encoder.1", 0, middle),
+        ("latent", "latent", 0, low),
+        ("decoder_level2", "decoder.0", 0, middle),
+        ("decoder_level1", "decoder.1", 0, high),
+        ("refinement", "decoder.1", high, config.refinement),
+    ]
+    return TRUNK | {
+        f"{theirs}.{i}.{part}": f"{ours}.{first + i}.{our_part}"
+        for theirs, ours, first, count in levels
+        for i in range(count)
+        for part, our_part in PARTS.items()
+    }
 
 
 def _config(state: Mapping[str, Any]) -> TBSNConfig:
