@@ -66,6 +66,20 @@ def test_lattice_equals_literal(config: TBSNConfig, shape: tuple[int, ...]) -> N
         assert (ours - literal).abs().max() <= 1e-12 * literal.abs().max()
 
 
+@pytest.mark.parametrize("at_once", [1, 3 * 16 * 16, 2**20])
+@pytest.mark.parametrize(("config", "shape"), CASES)
+def test_inference_in_pieces_equals_the_training_pass(
+    config: TBSNConfig, shape: tuple[int, ...], at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tbsn.network.tbsn.PIXELS_AT_ONCE_CPU", at_once)
+    net, image = network(config), torch.rand(shape, dtype=torch.float64)
+    before = image.clone()
+    whole = net(image)
+    with torch.no_grad():
+        assert (net(image) - whole).abs().max() <= 1e-12 * whole.abs().max()
+    assert torch.equal(image, before)
+
+
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
 def test_reproduces_the_released_outputs(dtype: torch.dtype, tolerance: float) -> None:
     stored = np.load(reference("tbsn_tiny_io.npz"))

@@ -13,22 +13,12 @@ from torch.nn import functional as F
 PHASES = 4
 
 
-def channel_attention_matrix(
-    q: Float[Tensor, "b n g c"], k: Float[Tensor, "b n g c"], temperature: Float[Tensor, "g 1 1"]
-) -> Float[Tensor, "b g c c"]:
-    """``softmax(q kᵀ · temperature)`` of every group, q and k L2-normalised over all n pixels of an image.
-
-    This matrix is the one place where a pixel can reach its own prediction: a global statistic of c² numbers, so the
-    groups are kept narrower than there are pixels (TBSN, section 3.2).
-    """
-    gram = torch.einsum("bngc,bngd->bgcd", q, k)
-    q_norm = torch.linalg.vector_norm(q, dim=1).clamp_min(1e-12)
-    k_norm = torch.linalg.vector_norm(k, dim=1).clamp_min(1e-12)
-    return (gram / (q_norm[..., :, None] * k_norm[..., None, :]) * temperature).softmax(dim=-1)
-
-
 class ChannelAttention(nn.Module):
-    """G-CSA, grouped channel-wise self-attention, its statistics summed over the phases of an image."""
+    """G-CSA, grouped channel-wise self-attention, its statistics summed over the phases of an image.
+
+    In two steps, so that a large image need not be in memory at once: the statistics of every phase, then the attention
+    itself, which is one product with a small matrix.
+    """
 
     def __init__(self, channels: int, groups: int) -> None:
         super().__init__()
@@ -39,15 +29,44 @@ class ChannelAttention(nn.Module):
         self.project = nn.Conv2d(channels, channels, 1, bias=False)
 
     def forward(self, x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C h w"]:
-        h, w = x.shape[-2:]
-        qkv = rearrange(self.depthwise(self.qkv(x)), "(b p) c h w -> b (p h w) c", p=PHASES)
-        q, k, v = qkv.chunk(3, dim=-1)
-        q, k = (rearrange(t, "b n (g c) -> b n g c", g=self.groups) for t in (q, k))
-        matrix = channel_attention_matrix(q, k, self.temperature)
-        # project(matrix @ v) is one matrix product per image: fold the attention into the projection's weight.
+        return self.attend(x, self.folded(self.statistics(x)))
+
+    def statistics(self, x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B g c c_and_2"]:
+        """``q kᵀ`` of every group and phase; in two more columns the squared lengths of q and of k."""
+        qk = self._project_in(x, slice(2 * x.shape[1]))
+        q, k = rearrange(qk, "B n (two g c) -> two B g c n", two=2, g=self.groups)
+        squares = rearrange(qk.square().sum(1), "B (two g c) -> B g c two", two=2, g=self.groups)
+        return torch.cat([q @ k.mT, squares], dim=-1)
+
+    def folded(self, statistics: Float[Tensor, "B g c c_and_2"]) -> Float[Tensor, "B C C"]:
+        """The attention of every phase's image, multiplied into the weight of the projection behind it."""
+        total = rearrange(statistics, "(b p) g c d -> b p g c d", p=PHASES).sum(1)
         project = rearrange(self.project.weight, "o (g c) 1 1 -> g o c", g=self.groups)
-        folded = rearrange(project.to(matrix.dtype) @ matrix, "b g o c -> b (g c) o")
-        return rearrange(v @ folded, "b (p h w) o -> (b p) o h w", p=PHASES, h=h, w=w)
+        folded = project.to(total.dtype) @ channel_attention_matrix(total, self.temperature)
+        return rearrange(folded, "b g o c -> b (g c) o").repeat_interleave(PHASES, 0)
+
+    def attend(self, x: Float[Tensor, "B C h w"], folded: Float[Tensor, "B C C"]) -> Float[Tensor, "B C h w"]:
+        """Values times the matrices of `folded`."""
+        h, w = x.shape[-2:]
+        values = self._project_in(x, slice(2 * x.shape[1], None))
+        return rearrange(values @ folded.to(values.dtype), "B (h w) o -> B o h w", h=h, w=w)
+
+    def _project_in(self, x: Tensor, part: slice) -> Tensor:
+        weight, depthwise = self.qkv.weight[part], self.depthwise.weight[part]
+        projected = F.conv2d(F.conv2d(x, weight), depthwise, padding=1, groups=len(weight))
+        return rearrange(projected, "B c h w -> B (h w) c")
+
+
+def channel_attention_matrix(
+    statistics: Float[Tensor, "b g c c_and_2"], temperature: Float[Tensor, "g 1 1"]
+) -> Float[Tensor, "b g c c"]:
+    """``softmax(q kᵀ · temperature)`` of every group, q and k L2-normalised over all pixels of an image.
+
+    This matrix is the one place where a pixel can reach its own prediction: a global statistic of c² numbers, so the
+    groups are kept narrower than there are pixels (TBSN, section 3.2).
+    """
+    gram, lengths = statistics[..., :-2], statistics[..., -2:].clamp_min(1e-24).sqrt()
+    return (gram / (lengths[..., :1] * lengths[..., 1:].mT) * temperature).softmax(dim=-1)
 
 
 class WindowAttention(nn.Module):

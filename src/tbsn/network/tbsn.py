@@ -17,6 +17,9 @@ from tbsn.network.attention import ChannelAttention, WindowAttention
 from tbsn.network.phases import inverse_pd, pd
 
 
+PIXELS_AT_ONCE, PIXELS_AT_ONCE_CPU = 2**20, 2**14  # in inference, per layer
+
+
 class TBSNConfig(BaseModel):
     """Size and shape of a `TBSN`; the defaults are the paper's (12,746,780 parameters).
 
@@ -90,9 +93,31 @@ class Block(nn.Module):
         self.norms = nn.ModuleList(Norm(channels) for _ in parts)
 
     def forward(self, x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C h w"]:
+        add = _added if torch.is_grad_enabled() else _added_in_place
         for norm, part in zip(self.norms, self.parts, strict=True):
-            x = x + part(norm(x))
+            x = add(x, norm, part)
         return x
+
+
+def _added(x: Tensor, norm: nn.Module, part: nn.Module) -> Tensor:
+    return x + part(norm(x))
+
+
+def _added_in_place(x: Tensor, norm: nn.Module, part: nn.Module) -> Tensor:
+    """The same without gradients: over ``x`` itself, and a few phases at a time, so that they stay in the cache.
+
+    Phases meet nowhere but in the statistics of the channel attention.
+    """
+    at_once = PIXELS_AT_ONCE_CPU if x.device.type == "cpu" else PIXELS_AT_ONCE
+    pieces = x.split(max(1, at_once // x[0, 0].numel()))
+    if not isinstance(part, ChannelAttention):
+        for piece in pieces:
+            piece += part(norm(piece))
+        return x
+    matrices = part.folded(torch.cat([part.statistics(norm(piece)) for piece in pieces]))
+    for piece, matrix in zip(pieces, matrices.split(len(pieces[0])), strict=True):
+        piece += part.attend(norm(piece), matrix)
+    return x
 
 
 class BlindConv(nn.Conv2d):
