@@ -16,7 +16,6 @@ from torch.nn import functional as F
 from tbsn.network.attention import ChannelAttention, WindowAttention
 from tbsn.network.phases import inverse_pd, pd
 
-
 PIXELS_AT_ONCE, PIXELS_AT_ONCE_CPU = 2**20, 2**14  # in inference, per layer
 
 
