@@ -32,6 +32,13 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "noisy"
 
 
+@pytest.fixture
+def blocks(folder: Path) -> Path:
+    """A folder of blocks of 256x256 alone."""
+    (folder / "letters.jpg").unlink()
+    return folder
+
+
 def save(path: Path, pixels: np.ndarray, **options: object) -> Path:
     """Write an array as an image file."""
     pyvips.Image.new_from_array(pixels).write_to_file(str(path), **options)

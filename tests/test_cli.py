@@ -127,8 +127,8 @@ def test_from_noisy_photos_to_an_exported_student(folder: Path, tmp_path: Path) 
     teacher, student, onnx = tmp_path / "teacher", tmp_path / "student", tmp_path / "student.onnx"
     done = tbsn("train", folder, "-o", teacher, *settings(*TINY, *SHORT))
     assert done.returncode == 0, done.stderr
-    again = tbsn("train", folder, "-o", teacher, *settings(*TINY, *SHORT))
-    assert again.returncode == 2 and "--resume" in again.stderr and again.stderr.count("\n") == 1
+    again = tbsn("train", folder, "-o", teacher, *settings(*TINY, *SHORT, "fit.lr=1e-5"))
+    assert again.returncode == 2 and "fit.lr 0.001 -> 1e-05" in again.stderr and again.stderr.count("\n") == 1
     assert tbsn("train", folder, "-o", teacher, *settings(*TINY, *SHORT), "--resume").returncode == 0
     done = tbsn("distill", folder, "--teacher", teacher, "-o", student, *settings("network.width=8", *SHORT))
     assert done.returncode == 0, done.stderr

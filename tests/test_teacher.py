@@ -9,6 +9,7 @@ from torch import Tensor
 from tbsn import teacher as t
 from tbsn.network import TBSN, TBSNConfig
 from tbsn.network.phases import inverse_pd, pd
+from tbsn.settings import TeacherSettings
 
 
 def identity(image: Tensor) -> Tensor:
@@ -89,7 +90,7 @@ def bsn() -> TBSN:
 @pytest.mark.parametrize("size", [(1, 1), (37, 50)])
 def test_the_teacher_takes_any_size_and_is_reproducible(bsn: TBSN, size: tuple[int, int]) -> None:
     image = torch.rand(1, 3, *size)
-    one, again, other = (t.teacher(bsn, passes=2, seed=seed)(image) for seed in (0, 0, 1))
+    one, again, other = (t.teacher(bsn, TeacherSettings(passes=2, seed=seed))(image) for seed in (0, 0, 1))
     assert one.shape == image.shape and not one.requires_grad
     assert torch.equal(one, again) and not torch.equal(one, other)
 
@@ -97,6 +98,6 @@ def test_the_teacher_takes_any_size_and_is_reproducible(bsn: TBSN, size: tuple[i
 def test_targets_are_the_pass_and_its_refinements(bsn: TBSN) -> None:
     image = torch.rand(1, 3, 64, 64)
     estimate, smooth, sharp = t.targets(bsn, 2, True, [0.0, 0.5], seed=0)(image).chunk(3, dim=1)
-    torch.testing.assert_close(estimate, t.teacher(bsn, passes=0)(image))
-    torch.testing.assert_close(smooth, t.teacher(bsn, passes=1, probability=0.0)(image))
-    torch.testing.assert_close(sharp, t.teacher(bsn, passes=1, probability=0.5, seed=1)(image))
+    torch.testing.assert_close(estimate, t.teacher(bsn, TeacherSettings(passes=0))(image))
+    torch.testing.assert_close(smooth, t.teacher(bsn, TeacherSettings(passes=1, probability=0.0))(image))
+    torch.testing.assert_close(sharp, t.teacher(bsn, TeacherSettings(passes=1, probability=0.5, seed=1))(image))

@@ -1,4 +1,5 @@
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from tbsn.training import checkpoint, losses, runs
 from tbsn.training.data import Crops, cached_folder
 from tbsn.training.fit import learning_rate
 from tbsn.training.recipe import DistillRecipe, FitSettings, TrainRecipe, load_recipe
+from tbsn.training.runs import Start
 
 TINY = ["network.width=8", "network.group_channels=8", "network.blocks=[1,1,1]", "network.refinement=1"]
 SHORT = ["fit.steps=6", "fit.batch=2", "fit.checkpoint_every=2", "fit.log_every=2", "fit.warmup=0", "fit.workers=0"]
@@ -25,13 +27,6 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 
 def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return all(torch.equal(value, other[name]) for name, value in one.items())
-
-
-@pytest.fixture
-def blocks(folder: Path) -> Path:
-    """A folder of blocks of 256x256 alone."""
-    (folder / "letters.jpg").unlink()
-    return folder
 
 
 def test_cache_holds_the_files_of_any_format_and_size(folder: Path, tmp_path: Path) -> None:
@@ -57,19 +52,21 @@ def test_cache_is_made_anew_only_when_the_folder_changes(folder: Path, tmp_path:
 def test_crops_are_a_function_of_seed_and_step(folder: Path, tmp_path: Path) -> None:
     photos = cached_folder(folder, tmp_path / "cache", 3)
 
-    def crops(seed: int, rank: int = 0) -> Crops:
-        return Crops([photos], crop=160, batch=3, stride=5, augment=True, seed=seed, rank=rank)
+    def crops(seed: int, places: Sequence[int] = range(3)) -> Crops:
+        return Crops([photos], crop=160, places=places, stride=5, augment=True, seed=seed)
 
     (first,) = crops(0)[7]
     assert first.shape == (3, 3, 32, 32) and first.dtype == torch.float32 and first.min() >= 0 and first.max() <= 1
     assert torch.equal(first, crops(0)[7][0])
-    for other in (crops(1)[7], crops(0, rank=1)[7], crops(0)[8]):
+    for other in (crops(1)[7], crops(0)[8]):
         assert not torch.equal(first, other[0])
+    shares = [crops(0, places)[7][0] for places in ([0], [1, 2])]
+    assert torch.equal(first, torch.cat(shares))
 
 
 def test_a_strided_crop_is_a_sub_image_of_a_photo(blocks: Path, tmp_path: Path) -> None:
     photos = cached_folder(blocks, tmp_path / "cache", 3)
-    (batch,) = Crops([photos], crop=250, batch=1, stride=5, augment=False, seed=3)[0]
+    (batch,) = Crops([photos], crop=250, places=[0], stride=5, augment=False, seed=3)[0]
     found = (255 * batch[0].permute(1, 2, 0)).round().numpy().astype(np.uint8)
     places = ((photo, i, j) for photo in photos for i in range(7) for j in range(7))
     assert any(np.array_equal(photo[i : i + 250 : 5, j : j + 250 : 5], found) for photo, i, j in places)
@@ -77,7 +74,7 @@ def test_a_strided_crop_is_a_sub_image_of_a_photo(blocks: Path, tmp_path: Path) 
 
 def test_aligned_stacks_are_cut_at_the_same_places(folder: Path, tmp_path: Path) -> None:
     photos = cached_folder(folder, tmp_path / "cache", 3)
-    noisy, same_again = Crops([photos, photos], crop=64, batch=4, augment=True, seed=0)[5]
+    noisy, same_again = Crops([photos, photos], crop=64, places=range(4), augment=True, seed=0)[5]
     assert torch.equal(noisy, same_again)
 
 
@@ -92,7 +89,7 @@ def test_packaged_recipes_are_valid(name: str) -> None:
 def test_the_sidd_recipe_is_the_papers() -> None:
     recipe = load_recipe(TrainRecipe, "sidd", [])
     assert recipe == TrainRecipe() and (recipe.pd, recipe.fit.crop, recipe.fit.batch) == (5, 640, 4)
-    rates = [learning_rate(recipe.fit, step) for step in (0, 39_999, 40_000, 79_999, 80_000, 99_999)]
+    rates = [learning_rate(recipe.fit, step, step / 100_000) for step in (0, 39_999, 40_000, 79_999, 80_000, 99_999)]
     assert rates == pytest.approx([3e-4, 3e-4, 3e-5, 3e-5, 3e-6, 3e-6])
 
 
@@ -123,7 +120,7 @@ class StoppedError(Exception):
 @pytest.mark.parametrize("stop", [1, 3, 4])
 def test_resumed_equals_uninterrupted(blocks: Path, tmp_path: Path, stop: int, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = load_recipe(TrainRecipe, "cpu", [*TINY, *SHORT])
-    runs.train(blocks, tmp_path / "whole", recipe, device="cpu")
+    runs.train(blocks, tmp_path / "whole", recipe, Start("cpu"))
     get = Crops.__getitem__
 
     def interrupted(crops: Crops, step: int) -> Any:
@@ -133,25 +130,25 @@ def test_resumed_equals_uninterrupted(blocks: Path, tmp_path: Path, stop: int, m
 
     with monkeypatch.context() as patch, pytest.raises(StoppedError):
         patch.setattr(Crops, "__getitem__", interrupted)
-        runs.train(blocks, tmp_path / "parts", recipe, device="cpu")
-    runs.train(blocks, tmp_path / "parts", recipe, resume=True, device="cpu")
+        runs.train(blocks, tmp_path / "parts", recipe, Start("cpu"))
+    runs.train(blocks, tmp_path / "parts", recipe, Start("cpu", resume=True))
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
 
 
 def test_runs_differ_by_seed_alone(blocks: Path, tmp_path: Path) -> None:
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         recipe = load_recipe(TrainRecipe, "cpu", [*TINY, *SHORT, "fit.steps=2", f"fit.seed={seed}"])
-        runs.train(blocks, tmp_path / name, recipe, device="cpu")
+        runs.train(blocks, tmp_path / name, recipe, Start("cpu"))
     assert same(weights(tmp_path / "a"), weights(tmp_path / "b"))
     assert not same(weights(tmp_path / "a"), weights(tmp_path / "c"))
 
 
 def test_training_lowers_the_loss_and_distillation_follows(blocks: Path, tmp_path: Path) -> None:
     recipe = load_recipe(TrainRecipe, "cpu", [*TINY, *SHORT, "fit.steps=60", "fit.log_every=10", "fit.lr=3e-3"])
-    runs.train(blocks, tmp_path / "teacher", recipe, device="cpu")
+    runs.train(blocks, tmp_path / "teacher", recipe, Start("cpu"))
     student = ["network.width=8", *SHORT, "fit.crop=64", "fit.steps=60", "fit.log_every=10"]
     distilled = load_recipe(DistillRecipe, "distill-cpu", student)
-    network = runs.distill(blocks, tmp_path / "teacher", tmp_path / "student", distilled, device="cpu")
+    network = runs.distill(blocks, tmp_path / "teacher", tmp_path / "student", distilled, Start("cpu"))
     assert isinstance(network, UNet)
     for run in ("teacher", "student"):
         log = [json.loads(line) for line in (tmp_path / run / "log.jsonl").read_text().splitlines()]
@@ -162,12 +159,15 @@ def test_training_lowers_the_loss_and_distillation_follows(blocks: Path, tmp_pat
 
 def test_a_run_is_neither_overwritten_nor_mixed(blocks: Path, tmp_path: Path) -> None:
     recipe = load_recipe(TrainRecipe, "cpu", [*TINY, *SHORT, "fit.steps=2"])
-    runs.open_run(tmp_path / "run", recipe, resume=False)
-    with pytest.raises(InputError, match="--resume"):
-        runs.open_run(tmp_path / "run", recipe, resume=False)
+    with pytest.raises(InputError, match="no run to go on with"):
+        runs.open_run(tmp_path / "run", recipe, Start(resume=True))
+    runs.open_run(tmp_path / "run", recipe, Start())
+    runs.open_run(tmp_path / "run", recipe, Start(resume=True))
     other = load_recipe(TrainRecipe, "cpu", [*TINY, *SHORT, "fit.steps=3"])
-    with pytest.raises(InputError, match="differs"):
-        runs.open_run(tmp_path / "run", other, resume=True)
+    with pytest.raises(InputError, match=r"fit.steps 2 -> 3; .*--accept-changes"):
+        runs.open_run(tmp_path / "run", other, Start())
+    runs.open_run(tmp_path / "run", other, Start(accept_changes=True))
+    runs.open_run(tmp_path / "run", other, Start())
 
 
 def test_the_previous_checkpoint_stands_in_for_a_damaged_one(tmp_path: Path) -> None:
@@ -190,7 +190,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(blocks: Path, tmp_path: Path, m
 
     monkeypatch.setattr(losses, "blind_spot", broken)
     with pytest.raises(InputError, match="loss is nan at step 6"):
-        runs.train(blocks, tmp_path / "run", recipe, device="cpu")
+        runs.train(blocks, tmp_path / "run", recipe, Start("cpu"))
     state = checkpoint.load(tmp_path / "run")
     assert state is not None and state["step"] == 4
     assert all(value.isfinite().all() for value in state["network"].values())
@@ -206,11 +206,12 @@ def test_what_cannot_be_trained_on_is_named(folder: Path, tmp_path: Path) -> Non
         (folder, "small.png"),
     ):
         with pytest.raises(InputError, match=complaint):
-            runs.train(place, tmp_path / f"run-{place.name}", recipe, device="cpu")
+            runs.train(place, tmp_path / f"run-{place.name}", recipe, Start("cpu"))
     with pytest.raises(InputError, match="multiple of 160"):
-        runs.train(folder, tmp_path / "run", load_recipe(TrainRecipe, "cpu", ["fit.crop=250"]), device="cpu")
+        runs.train(folder, tmp_path / "run", load_recipe(TrainRecipe, "cpu", ["fit.crop=250"]), Start("cpu"))
     with pytest.raises(InputError, match="is a student"):
         from tbsn.network.files import save_network
 
         save_network(tmp_path / "student.safetensors", UNet(UNetConfig(width=4)))
-        runs.distill(folder, tmp_path / "student.safetensors", tmp_path / "d", DistillRecipe(fit=FitSettings(crop=128)))
+        recipe = DistillRecipe(fit=FitSettings(crop=128))
+        runs.distill(folder, tmp_path / "student.safetensors", tmp_path / "d", recipe, Start())

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from tbsn.errors import InputError
+from tbsn.settings import TeacherSettings
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -18,7 +19,10 @@ SOME_FAILED = 3
 Model = Annotated[str, typer.Option(help="`default`, a model file, or the folder of a run.")]
 Run = Annotated[Path, typer.Option("--output", "-o", help="Folder of the run: recipe, log, checkpoints, model.")]
 Overrides = Annotated[list[str], typer.Option("--set", help="Override a setting, as in fit.steps=500; repeatable.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in the output folder.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in the output folder; begin none.")]
+AcceptChanges = Annotated[bool, typer.Option("--accept-changes", help="Go on with a run though its recipe changes.")]
+Init = Annotated[Path | None, typer.Option(help="Run or model file to start from: fine-tuning.")]
+MaxTime = Annotated[str, typer.Option(help="End by then, schedule finished: 90s, 30m, 2h. [default: no limit]")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")]
 
@@ -72,13 +76,17 @@ def train(
     recipe: Annotated[str, typer.Option(help="sidd, dnd, cpu, or a YAML file.")] = "cpu",
     set_: Overrides = [],  # noqa: B006 (Typer copies it)
     resume: Resume = False,
+    accept_changes: AcceptChanges = False,
+    init: Init = None,
+    max_time: MaxTime = "",
     device: Device = "auto",
 ) -> None:
-    """Train the blind-spot network on noisy images."""
+    """Train the blind-spot network on noisy images. The same command again goes on where it stopped."""
     from tbsn.training import runs
     from tbsn.training.recipe import TrainRecipe, load_recipe
 
-    runs.train(folder, output, load_recipe(TrainRecipe, recipe, set_), resume, device)
+    start = runs.Start(device, resume, accept_changes, init, _seconds(max_time))
+    runs.train(folder, output, load_recipe(TrainRecipe, recipe, set_), start)
     print(f"trained: {output / 'model.safetensors'}")
 
 
@@ -90,13 +98,17 @@ def distill(
     recipe: Annotated[str, typer.Option(help="distill, distill-cpu, or a YAML file.")] = "distill-cpu",
     set_: Overrides = [],  # noqa: B006 (Typer copies it)
     resume: Resume = False,
+    accept_changes: AcceptChanges = False,
+    init: Init = None,
+    max_time: MaxTime = "",
     device: Device = "auto",
 ) -> None:
-    """Distil a trained network into a small, fast student."""
+    """Distil a trained network into a small, fast student. The same command again goes on where it stopped."""
     from tbsn.training import runs
     from tbsn.training.recipe import DistillRecipe, load_recipe
 
-    runs.distill(folder, teacher, output, load_recipe(DistillRecipe, recipe, set_), resume, device)
+    start = runs.Start(device, resume, accept_changes, init, _seconds(max_time))
+    runs.distill(folder, teacher, output, load_recipe(DistillRecipe, recipe, set_), start)
     print(f"distilled: {output / 'model.safetensors'}")
 
 
@@ -106,23 +118,27 @@ def evaluate(
     noisy: Annotated[Path, typer.Argument(metavar="NOISY_DIR", help="Folder of noisy images.")],
     clean: Annotated[Path, typer.Argument(metavar="CLEAN_DIR", help="Folder of clean images of the same names.")],
     protocol: Annotated[str, typer.Option(help="sidd (8-bit rounding) or dnd (clip only).")] = "sidd",
-    pd: Annotated[int, typer.Option(help="Teacher: PD stride.", min=1)] = 2,
-    passes: Annotated[int, typer.Option(help="Teacher: R3 passes; 0 leaves R3 out.", min=0)] = 8,
-    probability: Annotated[float, typer.Option(help="Teacher: R3 probability.", min=0, max=1)] = 0.16,
+    pd: Annotated[int, typer.Option(help="Teacher: PD stride.", min=1)] = TeacherSettings.stride,
+    passes: Annotated[int, typer.Option(help="Teacher: R3 passes; 0 leaves R3 out.", min=0)] = TeacherSettings.passes,
+    probability: Annotated[
+        float, typer.Option(help="Teacher: R3 probability.", min=0, max=1)
+    ] = TeacherSettings.probability,
     ensemble: Annotated[bool, typer.Option("--ensemble", help="Teacher: mean over the 8 symmetries.")] = False,
     as_json: Annotated[Path | None, typer.Option("--json", help="Write all scores to this file.")] = None,
 ) -> None:
     """Score a denoiser on pairs of noisy and clean images: PSNR and SSIM, per image and mean."""
     from tbsn import metrics
-    from tbsn.evaluation import models, pairs
+    from tbsn.denoiser import load
+    from tbsn.evaluation import pairs
+    from tbsn.evaluation.baselines import BASELINES
     from tbsn.files import atomic
 
     if protocol not in metrics.PROTOCOLS:
         raise InputError(f"--protocol {protocol}", "unknown", f"use one of {', '.join(metrics.PROTOCOLS)}")
     rule = metrics.PROTOCOLS[protocol]
-    settings = {"stride": pd, "passes": passes, "probability": probability, "ensemble": ensemble}
+    denoiser = BASELINES.get(model) or load(model, TeacherSettings(pd, passes, probability, ensemble))
     scores = []
-    for score in pairs.evaluate(models.resolve(model, settings), pairs.find_pairs(noisy, clean), rule):
+    for score in pairs.evaluate(denoiser, pairs.find_pairs(noisy, clean), rule):
         scores.append(score)
         print(f"{score.name}  {score.psnr:.2f} dB  {score.ssim:.4f}  {score.seconds:.2f} s")
     result = pairs.report(model, rule, scores)
@@ -170,18 +186,28 @@ def convert(
     print(f"converted: {output} ({parameters(network):,} parameters)")
 
 
+def _seconds(duration: str) -> float:
+    """``90s``, ``30m`` or ``2h`` in seconds; nothing is no limit."""
+    number, unit = duration[:-1], {"s": 1, "m": 60, "h": 3600}.get(duration[-1:])
+    if not duration:
+        return float("inf")
+    if unit is None or not number.replace(".", "", 1).isdigit():
+        raise InputError(f"--max-time {duration}", "not a duration", "write for example 90s, 30m or 2h")
+    return float(number) * unit
+
+
 def _refuse_existing(output: Path, overwrite: bool) -> None:
     if output.exists() and not overwrite:
         raise InputError(output, "exists already", "add --overwrite, or choose another output with -o")
 
 
 def run() -> None:
-    """The program: `app`, with bad input as one line on standard error and exit code 2."""
+    """The program: `app`, with bad input as one line on standard error and its exit code."""
     try:
         app()
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        print(f"{error.label}: {error}", file=sys.stderr)
+        sys.exit(error.code)
     except ModuleNotFoundError as error:
         print(f"error: tbsn: this command needs {error.name}; {NEEDS_TORCH}", file=sys.stderr)
         sys.exit(2)

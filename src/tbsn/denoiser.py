@@ -9,6 +9,7 @@ import numpy as np
 
 from tbsn.errors import InputError
 from tbsn.images import from_float, to_float
+from tbsn.settings import TeacherSettings
 from tbsn.tiles import reflected, tiled
 
 ONNX_FORMAT = "tbsn-onnx-1"
@@ -42,9 +43,9 @@ class Denoiser:
         return from_float(grey, image.dtype).reshape(image.shape)
 
 
-def load(model: str | Path = DEFAULT) -> Denoiser:
+def load(model: str | Path = DEFAULT, teacher: TeacherSettings = TeacherSettings()) -> Denoiser:
     """A denoiser by name (``default``: the student in the package) or path: an ONNX file, or with torch a safetensors
-    file or the folder of a run.
+    file or the folder of a run. A blind-spot network runs as a teacher with the settings ``teacher``.
 
     Raises `InputError` for a model that is missing, damaged, a pickle, or of another version.
     """
@@ -59,7 +60,7 @@ def load(model: str | Path = DEFAULT) -> Denoiser:
             from tbsn.teacher import load_denoiser
         except ImportError as error:
             raise InputError(path, f"needs {error.name}", "pip install 'tbsn[train]'") from error
-        return load_denoiser(path)
+        return load_denoiser(path, teacher)
     raise InputError(path, "no such model", "name `default`, an .onnx or .safetensors file, or the folder of a run")
 
 

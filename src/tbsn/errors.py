@@ -4,5 +4,23 @@
 class InputError(Exception):
     """One line that says what is wrong where, and what to do: ``name: reason; remedy``."""
 
+    label, code = "error", 2
+
     def __init__(self, name: object, reason: str, remedy: str) -> None:
         super().__init__(f"{name}: {' '.join(reason.split())}; {remedy}")
+
+
+class DivergedError(InputError):
+    """Training ran into a loss or weights that are not finite; the last checkpoint stays."""
+
+    code = 4
+
+
+class Stopped(InputError):  # noqa: N818 (not an error)
+    """Training was asked to stop by a signal, and has written a checkpoint."""
+
+    label = "stopped"
+
+    def __init__(self, name: object, reason: str, remedy: str, signal: int) -> None:
+        super().__init__(name, reason, remedy)
+        self.code = 128 + signal

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from tbsn.errors import InputError
 
+PARTIAL = ".partial-"
+
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
@@ -16,7 +18,7 @@ def atomic(path: Path) -> Iterator[Path]:
     The temporary name keeps the suffix. Raises `InputError` if the folder cannot be written.
     """
     try:
-        handle, name = tempfile.mkstemp(prefix=".partial-", suffix=path.suffix, dir=path.parent)
+        handle, name = tempfile.mkstemp(prefix=PARTIAL, suffix=path.suffix, dir=path.parent)
     except OSError as error:
         raise InputError(path, f"cannot write here ({error.strerror})", "choose a writable folder with -o") from error
     partial = Path(name)
@@ -31,3 +33,9 @@ def atomic(path: Path) -> Iterator[Path]:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def remove_partial(folder: Path) -> None:
+    """Remove what processes that were killed while writing have left in a folder, and below it."""
+    for path in folder.rglob(f"{PARTIAL}*"):
+        path.unlink(missing_ok=True)

@@ -60,8 +60,8 @@ def read(path: Path) -> Photo:
     return Photo(array[..., :-1] if image.hasalpha() else array, alpha, image)
 
 
-def write(path: Path, pixels: np.ndarray, like: Photo) -> None:
-    """Write ``pixels`` (h, w, c), of the depth of ``like``, with the alpha and the metadata of ``like``.
+def write(path: Path, pixels: np.ndarray, like: Photo | None = None) -> None:
+    """Write ``pixels`` (h, w, c), with the alpha and the metadata of ``like``, whose depth they have.
 
     The format follows the suffix of ``path``. The file appears whole or not at all. Raises `InputError` if it cannot be
     written, or the format does not hold the depth.
@@ -72,6 +72,16 @@ def write(path: Path, pixels: np.ndarray, like: Photo) -> None:
         raise InputError(path, f"{path.suffix} cannot hold {pixels.dtype} pixels", "write .png or .tif")
     if pixels.dtype == np.float32 and path.suffix.lower() == ".png":
         raise InputError(path, ".png cannot hold float pixels", "write .tif")
+    image = _with_metadata(pixels, like) if like else pyvips.Image.new_from_array(np.ascontiguousarray(pixels))
+    options = {"Q": 95} if path.suffix.lower() in (".jpg", ".jpeg", ".webp") else {}
+    with atomic(path) as partial:
+        try:
+            image.write_to_file(str(partial), **options)
+        except pyvips.Error as error:
+            raise InputError(path, _reason(error), "choose another output with -o") from error
+
+
+def _with_metadata(pixels: np.ndarray, like: Photo) -> pyvips.Image:
     whole = pixels if like.alpha is None else np.concatenate([pixels, like.alpha], axis=-1)
     header = like.header
     image = pyvips.Image.new_from_array(np.ascontiguousarray(whole), interpretation=header.interpretation)
@@ -81,13 +91,7 @@ def write(path: Path, pixels: np.ndarray, like: Photo) -> None:
             image.set_type(pyvips.GValue.blob_type, field, header.get(field))
         elif field == "orientation":
             image.set_type(pyvips.GValue.gint_type, field, header.get(field))
-
-    options = {"Q": 95} if path.suffix.lower() in (".jpg", ".jpeg", ".webp") else {}
-    with atomic(path) as partial:
-        try:
-            image.write_to_file(str(partial), **options)
-        except pyvips.Error as error:
-            raise InputError(path, _reason(error), "choose another output with -o") from error
+    return image
 
 
 def to_float(pixels: np.ndarray) -> np.ndarray:

@@ -5,7 +5,6 @@ A denoiser maps images (b, c, h, w) with values in [0, 1] to images of the same 
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,8 +13,9 @@ from torch import Tensor
 
 from tbsn import denoiser
 from tbsn.network import TBSN
-from tbsn.network.files import load_network
+from tbsn.network.files import Network, load_network
 from tbsn.network.phases import inverse_pd, pd
+from tbsn.settings import TeacherSettings
 
 Denoiser = Callable[[Tensor], Tensor]
 Masks = Callable[[torch.Size], Iterator[Bool[Tensor, "b c h w"]]]
@@ -80,18 +80,12 @@ def self_ensemble(denoiser: Denoiser) -> Denoiser:
     return run
 
 
-def teacher(
-    bsn: TBSN, stride: int = 2, passes: int = 8, probability: float = 0.16, ensemble: bool = False, seed: int = 0
-) -> Denoiser:
-    """PD, the blind-spot network, inverse PD and R3, for images of any size (TBSN, section 3.4).
-
-    ``passes`` 0 leaves out R3; 1 with probability 0 is the paper's target for distillation.
-    """
-    denoiser = padded(
-        refined(downsampled(bsn, stride), bsn, random_masks(passes, probability, seed)), bsn.multiple * stride
-    )
-    denoiser = self_ensemble(denoiser) if ensemble else denoiser
-    return torch.no_grad()(denoiser)
+def teacher(bsn: TBSN, settings: TeacherSettings) -> Denoiser:
+    """PD, the blind-spot network, inverse PD and R3, for images of any size (TBSN, section 3.4)."""
+    masks = random_masks(settings.passes, settings.probability, settings.seed)
+    denoiser = refined(downsampled(bsn, settings.stride), bsn, masks)
+    denoiser = padded(denoiser, bsn.multiple * settings.stride)
+    return torch.no_grad()(self_ensemble(denoiser) if settings.ensemble else denoiser)
 
 
 def targets(bsn: TBSN, stride: int, estimate: bool, refinements: Sequence[float], seed: int) -> Denoiser:
@@ -120,15 +114,17 @@ def as_numpy(denoiser: Denoiser, device: torch.device) -> Callable[[np.ndarray],
     return run
 
 
-def load_denoiser(path: Path, **settings: Any) -> denoiser.Denoiser:
-    """A model file or the folder of a run as a denoiser of numpy images, on the CPU.
-
-    A blind-spot network becomes a `teacher` with the given settings; a student runs as it is.
-    """
+def load_denoiser(path: Path, settings: TeacherSettings) -> denoiser.Denoiser:
+    """A model file or the folder of a run as a denoiser of numpy images, on the CPU."""
     network = load_network(path)
+    run = as_numpy(of_network(network, settings), torch.device("cpu"))
+    return denoiser.Denoiser(run, network.config.channels, path.stem)
+
+
+def of_network(network: Network, settings: TeacherSettings) -> Denoiser:
+    """A blind-spot network as a `teacher` with the given settings; a student as it is, for images of any size."""
     is_bsn = isinstance(network, TBSN)
-    run = teacher(network, **settings) if is_bsn else torch.no_grad()(padded(network, network.multiple))
-    return denoiser.Denoiser(as_numpy(run, torch.device("cpu")), network.config.channels, path.stem)
+    return teacher(network, settings) if is_bsn else torch.no_grad()(padded(network, network.multiple))
 
 
 def _reflected(size: int, multiple: int) -> Tensor:

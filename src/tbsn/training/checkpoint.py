@@ -1,5 +1,6 @@
 """Checkpoints that hold all that resuming needs; the newest and the one before are kept."""
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ NEWEST, PREVIOUS = "checkpoint.pt", "checkpoint-previous.pt"
 
 
 def save(run: Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint; at every moment the newest or the previous one is whole."""
+    """Write a checkpoint; at every moment the newest or the previous one is whole. Raises `OSError` if it cannot be."""
     newest = run / NEWEST
     with atomic(newest) as partial:
-        torch.save(state, partial)
+        buffer = io.BytesIO()  # written by torch to the file itself, a full disk would not show as OSError
+        torch.save(state, buffer)
+        partial.write_bytes(buffer.getbuffer())
         if newest.exists():
             newest.replace(run / PREVIOUS)
 

@@ -96,41 +96,33 @@ def _with_channels(path: Path, pixels: np.ndarray, channels: int) -> np.ndarray:
 
 
 class Crops(Dataset[tuple[Tensor, ...]]):
-    """Batch number ``step`` of random crops: a pure function of the seed, the step and the rank.
+    """Batch number ``step`` of random crops: every item of it a pure function of the seed, the step and its place.
 
-    Every item is one tensor (batch, c, crop / stride, crop / stride) in [0, 1] for each of the aligned ``stacks``, at
-    the same places. ``stride`` takes one PD sub-image of the crop. Photos are drawn in proportion to their pixels.
+    Every batch is one tensor (batch, c, crop / stride, crop / stride) in [0, 1] for each of the aligned ``stacks``, cut
+    at the same places. ``stride`` takes one PD sub-image of the crop. Photos are drawn in proportion to their pixels.
+    ``places`` are the places of the batch that this process computes: all processes together make the batch that one
+    alone would.
     """
 
     def __init__(
-        self,
-        stacks: Sequence[Photos],
-        *,
-        crop: int,
-        batch: int,
-        stride: int = 1,
-        augment: bool,
-        seed: int,
-        rank: int = 0,
+        self, stacks: Sequence[Photos], *, crop: int, places: Sequence[int], stride: int = 1, augment: bool, seed: int
     ) -> None:
-        self.stacks, self.crop, self.batch, self.stride, self.augment = stacks, crop, batch, stride, augment
-        self.seed, self.rank = seed, rank
+        self.stacks, self.crop, self.places, self.stride = stacks, crop, places, stride
+        self.augment, self.seed = augment, seed
         for name, photo in zip(stacks[0].names, stacks[0], strict=True):
             if min(photo.shape[:2]) < crop:
                 size = f"{photo.shape[1]}x{photo.shape[0]}"
                 raise InputError(
                     name, f"is {size}, smaller than the crop of {crop}", "leave it out or --set fit.crop=N"
                 )
-        areas = np.array([photo.shape[0] * photo.shape[1] for photo in stacks[0]], dtype=np.float64)
-        self._odds = areas / areas.sum()
+        self._pixels = np.cumsum([photo.shape[0] * photo.shape[1] for photo in stacks[0]])
 
     def __getitem__(self, step: int) -> tuple[Tensor, ...]:  # type: ignore[override]
-        random = np.random.default_rng([self.seed, self.rank, step])
-        crops = [self._crops(random) for _ in range(self.batch)]
+        crops = [self._crops(np.random.default_rng([self.seed, step, place])) for place in self.places]
         return tuple(torch.from_numpy(np.stack(parts)) for parts in zip(*crops, strict=True))
 
     def _crops(self, random: np.random.Generator) -> list[np.ndarray]:
-        index = int(random.choice(len(self._odds), p=self._odds))
+        index = int(np.searchsorted(self._pixels, random.integers(self._pixels[-1]), side="right"))
         height, width = self.stacks[0][index].shape[:2]
         top = int(random.integers(height - self.crop + 1))
         left = int(random.integers(width - self.crop + 1))

@@ -1,26 +1,27 @@
 """The one training loop."""
 
 import json
+import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.utils.data import DataLoader, Dataset
 
-from tbsn.errors import InputError
+from tbsn.errors import DivergedError, InputError, Stopped
 from tbsn.network.files import Network, build, save_network
 from tbsn.training import checkpoint
+from tbsn.training.progress import progress
 from tbsn.training.recipe import FitSettings
+from tbsn.training.stopping import ignore_signals, remembered_signal
 
 Loss = Callable[[nn.Module, Sequence[Tensor]], Tensor]
+Watch = Callable[[int, Network], None]
 
 
 def fit(
@@ -30,67 +31,133 @@ def fit(
     settings: FitSettings,
     run: Path,
     fabric: Fabric,
+    max_seconds: float = float("inf"),
+    watch: Watch | None = None,
 ) -> Network:
     """Train a network on batch 0, 1, 2, ... and return it, with averaged weights if ``settings.ema`` is set.
 
-    Goes on from the checkpoint in the folder ``run``, if there is one. Writes checkpoints, ``model.safetensors`` and
-    ``log.jsonl`` there. Raises `InputError` if the loss is not finite: the last checkpoint stays.
+    Goes on from the checkpoint in the folder ``run``, if there is one: on the CPU to the same weights, bit for bit, as
+    if it had never stopped, for a batch depends on nothing but its number. Writes checkpoints, ``model.safetensors``
+    and ``log.jsonl`` there, and hands the averaged network of each checkpoint to ``watch``. With ``max_seconds`` of
+    training in all, the schedule of the learning rate runs by the clock where that is ahead of the steps.
+
+    Raises `DivergedError` if the loss or the weights are not finite, `Stopped` after SIGTERM or Ctrl-C, and
+    `InputError` if a checkpoint cannot be written; the last whole checkpoint stays.
     """
-    average = {name: value.clone() for name, value in network.state_dict().items()}
-    optimizer = AdamW(network.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
-    start = 0
-    if state := checkpoint.load(run):
-        network.load_state_dict(state["network"])
-        optimizer.load_state_dict(state["optimizer"])
-        average, start = state["average"], state["step"]
-    network.train()
-    model, optimizer = fabric.setup(network, optimizer)
-    average = {name: value.to(fabric.device) for name, value in average.items()}
-
-    def save(step: int) -> None:
-        if not all(value.isfinite().all() for value in network.state_dict().values()):
-            raise InputError(run, f"the weights are not finite at step {step}", "lower fit.lr and resume")
-        if fabric.is_global_zero:
-            state = {
-                "network": network.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "average": average,
-                "step": step,
-            }
-            checkpoint.save(run, state)
-            save_network(run / "model.safetensors", _averaged(network, average))
-
+    state = State(network, settings, run, fabric)
     mixed = settings.precision == "bf16" or (settings.precision == "auto" and computes_bf16(fabric.device))
     losses: list[Tensor] = []
     since = time.perf_counter()
-    with progress(settings.steps, start, fabric.is_global_zero) as show:
-        for step, batch in enumerate(_loader(batches, settings, start), start + 1):
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(settings, step - 1)
-            # Not Fabric's mixed precision, which would round the input image itself to bf16.
-            with torch.autocast(fabric.device.type, torch.bfloat16, enabled=mixed):
-                value = loss(model, [part.to(fabric.device) for part in batch])
-            fabric.backward(value)
-            optimizer.step()
-            optimizer.zero_grad()
-            _update(average, network, settings.ema, step)
-            losses.append(value.detach())
-            if step % settings.log_every == 0 or step == settings.steps:
-                mean = float(torch.stack(losses).mean())
+    with (
+        progress("step", settings.steps, state.step, fabric.is_global_zero) as report,
+        remembered_signal() as received,
+    ):
+        if state.seconds >= max_seconds:
+            return state.averaged().eval()
+        for batch in _loader(batches, settings, state.step):
+            start = time.perf_counter()
+            fraction = max(state.step / settings.steps, state.seconds / max_seconds)
+            state.set_learning_rate(learning_rate(settings, state.step, fraction))
+            parts = zip(*(part.to(fabric.device).chunk(settings.accumulate) for part in batch), strict=True)
+            losses.append(gradients(state.model, loss, list(parts), fabric, mixed))
+            state.advance()
+            state.seconds += time.perf_counter() - start
+            is_log_step = state.step % settings.log_every == 0 or state.step == settings.steps
+            stop = received()
+            if fabric.world_size > 1:  # all processes end at the same step, if they end
+                stop, state.seconds = _agreed(fabric, stop, state.seconds) if is_log_step else (0, state.seconds)
+            ends = stop or state.seconds >= max_seconds
+            if is_log_step or ends:
+                mean = float(fabric.all_reduce(torch.stack(losses).mean()))  # type: ignore[arg-type]
                 rate = len(losses) / (time.perf_counter() - since)
                 if not torch.isfinite(torch.tensor(mean)):
-                    raise InputError(run, f"the loss is {mean} at step {step}", "lower fit.lr and resume")
-                _log(run, fabric, step=step, loss=mean, steps_per_second=rate, lr=learning_rate(settings, step - 1))
-                show(step, mean, rate)
+                    raise DivergedError(run, f"the loss is {mean} at step {state.step}", "lower fit.lr and resume")
+                state.log(loss=mean, steps_per_second=rate, lr=state.lr)
+                report(state.step, f"loss {mean:.5f}  {rate:.2f}/s")
                 losses, since = [], time.perf_counter()
-            if step % settings.checkpoint_every == 0 or step == settings.steps:
-                save(step)
-    return _averaged(network, average).eval()
+            if state.step % settings.checkpoint_every == 0 or state.step == settings.steps or ends:
+                state.save(watch)
+            if stop:
+                name, share = signal.Signals(stop).name, f"step {state.step} of {settings.steps}"
+                raise Stopped(run, f"{name} at {share}; a checkpoint is written", "the same command goes on", stop)
+            if ends:
+                break
+    return state.averaged().eval()
 
 
-def learning_rate(settings: FitSettings, step: int) -> float:
-    """Linear warm-up, then a drop by ``gamma`` at each milestone."""
-    passed = sum(step >= milestone * settings.steps for milestone in settings.milestones)
+class State:
+    """All that training changes, and a checkpoint holds: weights, their average, the optimizer, the step, the clock."""
+
+    def __init__(self, network: Network, settings: FitSettings, run: Path, fabric: Fabric) -> None:
+        self.network, self.settings, self.run, self.fabric = network, settings, run, fabric
+        average = {name: value.clone() for name, value in network.state_dict().items()}
+        optimizer = AdamW(network.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
+        self.step, self.seconds = 0, 0.0
+        if found := checkpoint.load(run):
+            network.load_state_dict(found["network"])
+            optimizer.load_state_dict(found["optimizer"])
+            average, self.step, self.seconds = found["average"], found["step"], found["seconds"]
+        network.train()
+        self.model, self.optimizer = fabric.setup(network, optimizer)
+        self.average = {name: value.to(fabric.device) for name, value in average.items()}
+
+    @property
+    def lr(self) -> float:
+        return self.optimizer.param_groups[0]["lr"]
+
+    def set_learning_rate(self, lr: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+
+    @torch.no_grad()
+    def advance(self) -> None:
+        """One step of the optimizer by the gradients at hand, and of the average."""
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.step += 1
+        # Early on the average forgets faster: the first weights are random.
+        weight = 1 - min(self.settings.ema, (1 + self.step) / (10 + self.step))
+        for name, value in self.network.state_dict().items():
+            self.average[name].lerp_(value, weight)
+
+    def averaged(self) -> Network:
+        averaged = build(self.network.config)
+        averaged.load_state_dict(self.average)
+        return averaged
+
+    def save(self, watch: Watch | None) -> None:
+        """Write the checkpoint and the averaged model; from the first process only."""
+        if not all(value.isfinite().all() for value in self.network.state_dict().values()):
+            raise DivergedError(self.run, f"the weights are not finite at step {self.step}", "lower fit.lr and resume")
+        if not self.fabric.is_global_zero:
+            return
+        parts = {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict()}
+        try:
+            checkpoint.save(self.run, parts | {"average": self.average, "step": self.step, "seconds": self.seconds})
+            averaged = self.averaged().eval()
+            save_network(self.run / "model.safetensors", averaged)
+            if watch:
+                watch(self.step, averaged)
+        except OSError as error:
+            reason = f"the checkpoint of step {self.step} cannot be written ({error.strerror})"
+            remedy = "make room there; the same command goes on from the one before"
+            raise InputError(self.run, reason, remedy) from error
+
+    def log(self, **values: float) -> None:
+        if not self.fabric.is_global_zero:
+            return
+        try:
+            with (self.run / "log.jsonl").open("a") as file:
+                file.write(json.dumps({"step": self.step} | values) + "\n")
+        except OSError as error:
+            remedy = "make room there; the same command goes on from the last checkpoint"
+            raise InputError(self.run, f"the log cannot be written ({error.strerror})", remedy) from error
+        self.fabric.log_dict(values, self.step)
+
+
+def learning_rate(settings: FitSettings, step: int, fraction: float) -> float:
+    """Linear warm-up by steps, then a drop by ``gamma`` at each milestone: fractions of the run."""
+    passed = sum(fraction >= milestone for milestone in settings.milestones)
     return settings.lr * settings.gamma**passed * min(1.0, (step + 1) / (settings.warmup + 1))
 
 
@@ -99,42 +166,28 @@ def computes_bf16(device: torch.device) -> bool:
     return torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.cpu._is_avx512_bf16_supported()
 
 
+def gradients(model: Any, loss: Loss, parts: Sequence[Sequence[Tensor]], fabric: Fabric, mixed: bool) -> Tensor:
+    """Add up the gradients of the mean loss over equal parts of a batch, one part in memory at a time."""
+    total = torch.zeros((), device=fabric.device)
+    for index, part in enumerate(parts, 1):
+        with fabric.no_backward_sync(model, enabled=index < len(parts)):
+            # Not Fabric's mixed precision, which would round the input image itself to bf16.
+            with torch.autocast(fabric.device.type, torch.bfloat16, enabled=mixed):
+                value = loss(model, part) / len(parts)
+            fabric.backward(value)
+        total += value.detach()
+    return total
+
+
+def _agreed(fabric: Fabric, *values: float) -> tuple[int, float]:
+    """The largest of all processes' signal numbers and clocks."""
+    stop, seconds = fabric.all_reduce(torch.tensor(values, device=fabric.device), reduce_op="max")  # type: ignore
+    return int(stop), float(seconds)
+
+
 def _loader(batches: Dataset[tuple[Tensor, ...]], settings: FitSettings, start: int) -> DataLoader[Any]:
-    workers = {"multiprocessing_context": "spawn", "persistent_workers": True} if settings.workers else {}
+    workers: dict[str, Any] = {}
+    if settings.workers:
+        workers = {"multiprocessing_context": "spawn", "persistent_workers": True, "worker_init_fn": ignore_signals}
     steps = range(start, settings.steps)
     return DataLoader(batches, batch_size=None, sampler=steps, num_workers=settings.workers, **workers)
-
-
-@torch.no_grad()
-def _update(average: dict[str, Tensor], network: nn.Module, decay: float, step: int) -> None:
-    # Early on the average forgets faster: the first weights are random.
-    weight = 1 - min(decay, (1 + step) / (10 + step))
-    for name, value in network.state_dict().items():
-        average[name].lerp_(value, weight)
-
-
-def _averaged(network: Network, average: dict[str, Tensor]) -> Network:
-    averaged = build(network.config)
-    averaged.load_state_dict(average)
-    return averaged
-
-
-def _log(run: Path, fabric: Fabric, **values: float) -> None:
-    if fabric.is_global_zero:
-        with (run / "log.jsonl").open("a") as file:
-            file.write(json.dumps(values) + "\n")
-
-
-@contextmanager
-def progress(total: int, done: int, visible: bool, unit: str = "step") -> Iterator[Callable[[int, float, float], None]]:
-    """A bar on standard error with the loss, the rate and the time left."""
-    columns = (
-        TextColumn(unit),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("loss {task.fields[loss]:.5f}  {task.fields[rate]:.2f}/s  left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), disable=not visible) as bar:
-        task = bar.add_task(unit, total=total, completed=done, loss=float("nan"), rate=0.0)
-        yield lambda step, loss, rate: bar.update(task, completed=step, loss=loss, rate=rate)

@@ -32,11 +32,13 @@ class FitSettings(Settings):
 
     ``milestones`` are fractions of ``steps`` at which the learning rate is multiplied by ``gamma``. ``ema`` is the
     decay of the averaged weights; 0 keeps the last. ``augment`` adds flips and quarter turns. ``precision`` "auto" is
-    bf16 where the processor computes in it, else float32.
+    bf16 where the processor computes in it, else float32. ``batch`` is that of all processes together; each takes its
+    share in ``accumulate`` parts, one after another, with as much less memory.
     """
 
     steps: PositiveInt = 100_000
     batch: PositiveInt = 4
+    accumulate: PositiveInt = 1
     crop: PositiveInt = 640
     lr: PositiveFloat = 3e-4
     warmup: NonNegativeInt = 0

@@ -1,0 +1,18 @@
+"""Settings that more than one floor speaks of."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class TeacherSettings:
+    """How a blind-spot network denoises (TBSN, section 3.4): PD stride, R3 passes and probability, self-ensemble.
+
+    ``passes`` 0 leaves R3 out; 1 with ``probability`` 0 is the paper's target for distillation. ``seed`` fixes the
+    masks of R3. A student has no use for them.
+    """
+
+    stride: int = 2
+    passes: int = 8
+    probability: float = 0.16
+    ensemble: bool = False
+    seed: int = 0
