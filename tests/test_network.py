@@ -50,9 +50,11 @@ CASES = [
 ]
 
 
+@pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize(("config", "shape"), CASES)
-def test_lattice_equals_literal(config: TBSNConfig, shape: tuple[int, ...]) -> None:
+def test_lattice_equals_literal(config: TBSNConfig, shape: tuple[int, ...], recompute: bool) -> None:
     net = network(config)
+    net.set_recompute(recompute)
     image = torch.rand(shape, dtype=torch.float64, requires_grad=True)
     target = torch.rand(shape, dtype=torch.float64)
     inputs = [image, *net.parameters()]

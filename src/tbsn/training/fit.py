@@ -1,6 +1,7 @@
 """The one training loop."""
 
 import json
+import math
 import signal
 import time
 from collections.abc import Callable, Sequence
@@ -46,41 +47,37 @@ def fit(
     """
     state = State(network, settings, run, fabric)
     mixed = settings.precision == "bf16" or (settings.precision == "auto" and computes_bf16(fabric.device))
+    if state.seconds >= max_seconds:
+        return state.averaged().eval()
     losses: list[Tensor] = []
-    since = time.perf_counter()
+    began, logged = time.monotonic() - state.seconds, time.monotonic()
     with (
         progress("step", settings.steps, state.step, fabric.is_global_zero) as report,
         remembered_signal() as received,
     ):
-        if state.seconds >= max_seconds:
-            return state.averaged().eval()
         for batch in _loader(batches, settings, state.step):
-            start = time.perf_counter()
             fraction = max(state.step / settings.steps, state.seconds / max_seconds)
             state.set_learning_rate(learning_rate(settings, state.step, fraction))
             parts = zip(*(part.to(fabric.device).chunk(settings.accumulate) for part in batch), strict=True)
             losses.append(gradients(state.model, loss, list(parts), fabric, mixed))
             state.advance()
-            state.seconds += time.perf_counter() - start
-            is_log_step = state.step % settings.log_every == 0 or state.step == settings.steps
-            stop = received()
-            if fabric.world_size > 1:  # all processes end at the same step, if they end
-                stop, state.seconds = _agreed(fabric, stop, state.seconds) if is_log_step else (0, state.seconds)
-            ends = stop or state.seconds >= max_seconds
-            if is_log_step or ends:
+            stop, last = 0, state.step == settings.steps
+            logs = last or state.step % settings.log_every == 0
+            if logs or fabric.world_size == 1:
+                stop, state.seconds = _agreed(fabric, received(), time.monotonic() - began)
+                last = last or bool(stop) or state.seconds >= max_seconds
+            if logs or last:
+                rate = len(losses) / (time.monotonic() - logged)
                 mean = float(fabric.all_reduce(torch.stack(losses).mean()))  # type: ignore[arg-type]
-                rate = len(losses) / (time.perf_counter() - since)
-                if not torch.isfinite(torch.tensor(mean)):
-                    raise DivergedError(run, f"the loss is {mean} at step {state.step}", "lower fit.lr and resume")
                 state.log(loss=mean, steps_per_second=rate, lr=state.lr)
                 report(state.step, f"loss {mean:.5f}  {rate:.2f}/s")
-                losses, since = [], time.perf_counter()
-            if state.step % settings.checkpoint_every == 0 or state.step == settings.steps or ends:
+                losses, logged = [], time.monotonic()
+            if last or state.step % settings.checkpoint_every == 0:
                 state.save(watch)
             if stop:
-                name, share = signal.Signals(stop).name, f"step {state.step} of {settings.steps}"
-                raise Stopped(run, f"{name} at {share}; a checkpoint is written", "the same command goes on", stop)
-            if ends:
+                reason = f"{signal.Signals(stop).name} at step {state.step}; a checkpoint is written"
+                raise Stopped(run, reason, "the same command goes on", stop)
+            if last:
                 break
     return state.averaged().eval()
 
@@ -143,7 +140,11 @@ class State:
             remedy = "make room there; the same command goes on from the one before"
             raise InputError(self.run, reason, remedy) from error
 
-    def log(self, **values: float) -> None:
+    def log(self, *, loss: float, **values: float) -> None:
+        """Write a line to the log; from the first process only. A loss that is not finite ends all of them."""
+        if not math.isfinite(loss):
+            raise DivergedError(self.run, f"the loss is {loss} at step {self.step}", "lower fit.lr and resume")
+        values = {"loss": loss} | values
         if not self.fabric.is_global_zero:
             return
         try:
@@ -179,10 +180,13 @@ def gradients(model: Any, loss: Loss, parts: Sequence[Sequence[Tensor]], fabric:
     return total
 
 
-def _agreed(fabric: Fabric, *values: float) -> tuple[int, float]:
-    """The largest of all processes' signal numbers and clocks."""
-    stop, seconds = fabric.all_reduce(torch.tensor(values, device=fabric.device), reduce_op="max")  # type: ignore
-    return int(stop), float(seconds)
+def _agreed(fabric: Fabric, stop: int, seconds: float) -> tuple[int, float]:
+    """The largest of all processes' signal numbers and clocks, so that all end at the same step, if they end."""
+    if fabric.world_size == 1:
+        return stop, seconds
+    values = torch.tensor([stop, seconds], device=fabric.device)
+    values = fabric.all_reduce(values, reduce_op="max")  # type: ignore[assignment]
+    return int(values[0]), float(values[1])
 
 
 def _loader(batches: Dataset[tuple[Tensor, ...]], settings: FitSettings, start: int) -> DataLoader[Any]:

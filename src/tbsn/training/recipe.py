@@ -55,9 +55,13 @@ class FitSettings(Settings):
 
 
 class TrainRecipe(Settings):
-    """Train the blind-spot network: PD stride and network."""
+    """Train the blind-spot network: PD stride and network.
+
+    ``recompute`` is activation checkpointing: about half of the memory for a little more time.
+    """
 
     pd: PositiveInt = 5
+    recompute: bool = False
     network: TBSNConfig = TBSNConfig()
     fit: FitSettings = FitSettings()
 

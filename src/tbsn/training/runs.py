@@ -158,6 +158,8 @@ def _new_network(recipe: TrainRecipe | DistillRecipe, init: Path | None) -> Netw
             changes = ", ".join(_changes(first.config.model_dump(), recipe.network.model_dump()))
             raise InputError(init, f"is another network than the recipe's: {changes}", "set network.* to its values")
         network.load_state_dict(first.state_dict())
+    if isinstance(network, TBSN) and isinstance(recipe, TrainRecipe):
+        network.set_recompute(recipe.recompute)
     return network
 
 
