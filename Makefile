@@ -2,15 +2,18 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-slow lint clean
 
 demo: $(VENV)/installed  ## Install the package and denoise a real photo.
 	@mkdir -p build
 	$(BIN)/tbsn denoise examples/letters.png -o build/letters_denoised.png --overwrite
 	@echo "Look at build/letters_denoised.png, beside examples/letters.png."
 
-test: $(VENV)/installed-test  ## Install what tests need and run them all.
-	$(BIN)/python -m pytest
+test: $(VENV)/installed-test  ## Install what tests need and run them all, but the slow ones.
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(VENV)/installed-test  ## Kill training fifty times; several processes.
+	$(BIN)/python -m pytest -m slow
 
 lint: $(VENV)/installed-test  ## Style and types.
 	$(BIN)/ruff check .

@@ -155,6 +155,7 @@ def test_training_lowers_the_loss_and_distillation_follows(blocks: Path, tmp_pat
         assert [entry["step"] for entry in log] == [10, 20, 30, 40, 50, 60]
         assert log[-1]["loss"] < 0.8 * log[0]["loss"]
     assert same(weights(tmp_path / "student"), network.state_dict())
+    assert not (tmp_path / "student" / "cache").exists(), "the teacher's run has decoded the images"
 
 
 def test_a_run_is_neither_overwritten_nor_mixed(blocks: Path, tmp_path: Path) -> None:

@@ -1,25 +1,23 @@
 """Denoise images with networks that learned from noisy images alone.
 
-``tbsn.load()`` gives a denoiser for numpy images.
+``tbsn.load()`` gives a denoiser for numpy images; ``tbsn.SelfSupervisedDenoiser`` learns one from your own.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tbsn.denoiser import Denoiser, load
     from tbsn.errors import InputError
+    from tbsn.estimator import SelfSupervisedDenoiser
 
-__all__ = ["Denoiser", "InputError", "load"]
+__all__ = ["Denoiser", "InputError", "SelfSupervisedDenoiser", "load"]
+
+HOMES = {"Denoiser": "denoiser", "InputError": "errors", "SelfSupervisedDenoiser": "estimator", "load": "denoiser"}
 
 
 def __getattr__(name: str) -> Any:
     # Lazily, so that `tbsn --help` imports neither numpy nor ONNX Runtime.
-    if name in ("Denoiser", "load"):
-        from tbsn import denoiser
-
-        return getattr(denoiser, name)
-    if name == "InputError":
-        from tbsn.errors import InputError
-
-        return InputError
-    raise AttributeError(f"module 'tbsn' has no attribute {name!r}")
+    if name not in HOMES:
+        raise AttributeError(f"module 'tbsn' has no attribute {name!r}")
+    return getattr(import_module(f"tbsn.{HOMES[name]}"), name)

@@ -116,9 +116,13 @@ def as_numpy(denoiser: Denoiser, device: torch.device) -> Callable[[np.ndarray],
 
 def load_denoiser(path: Path, settings: TeacherSettings) -> denoiser.Denoiser:
     """A model file or the folder of a run as a denoiser of numpy images, on the CPU."""
-    network = load_network(path)
+    return numpy_denoiser(load_network(path), settings, path.stem)
+
+
+def numpy_denoiser(network: Network, settings: TeacherSettings, name: str) -> denoiser.Denoiser:
+    """`of_network` for numpy images, on the CPU."""
     run = as_numpy(of_network(network, settings), torch.device("cpu"))
-    return denoiser.Denoiser(run, network.config.channels, path.stem)
+    return denoiser.Denoiser(run, network.config.channels, name)
 
 
 def of_network(network: Network, settings: TeacherSettings) -> Denoiser:

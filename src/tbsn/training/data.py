@@ -1,5 +1,6 @@
 """Noisy photos on disk, decoded once into a memory-mapped cache, and random strided crops of them."""
 
+import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -36,11 +37,12 @@ class Photos(Sequence[np.ndarray]):
         return self._bytes[start : start + size].view(dtype).reshape(shape)
 
 
-def cached_folder(folder: Path, cache: Path, channels: int) -> Photos:
+def cached_folder(folder: Path, cache: Path, channels: int, other: Path | None = None) -> Photos:
     """The images of a folder, searched recursively; decoded again only if the folder has changed.
 
     Grey images are repeated and alpha is dropped to reach three channels. Damaged files are left out and named in
-    ``skipped``. Raises `InputError` if no image is found or can be used.
+    ``skipped``. A cache of the same images at ``other`` serves as well. Raises `InputError` if no image is found or can
+    be used.
     """
     paths = list(images.find([folder])) if folder.is_dir() else []
     if not paths:
@@ -56,7 +58,7 @@ def cached_folder(folder: Path, cache: Path, channels: int) -> Photos:
             except InputError as error:
                 skipped.append(str(error))
 
-    photos = cached(decode(), cache, stamp, skipped)
+    photos = cached(decode(), other if other and _holds(other, stamp) else cache, stamp, skipped)
     if not len(photos):
         raise InputError(
             folder, f"none of {len(paths)} images can be used ({photos.skipped[0]})", "mend or replace them"
@@ -64,11 +66,24 @@ def cached_folder(folder: Path, cache: Path, channels: int) -> Photos:
     return photos
 
 
+def cached_arrays(arrays: Sequence[np.ndarray], cache: Path, channels: int, other: Path | None = None) -> Photos:
+    """Arrays (h, w) or (h, w, c) of integers, or of floats in [0, 1], as `cached_folder` does files."""
+    shaped = [array[..., None] if array.ndim == 2 else array for array in arrays]
+    decoded = [(f"image {i}", _with_channels(f"image {i}", image, channels)) for i, image in enumerate(shaped)]
+    if not decoded:
+        raise InputError("images", "there are none", "give at least one array")
+    digest = hashlib.sha256()
+    for _, pixels in decoded:
+        digest.update(f"{pixels.shape} {pixels.dtype}".encode() + np.ascontiguousarray(pixels).tobytes())
+    stamp = f"{CACHE_VERSION} {digest.hexdigest()}"
+    return cached(decoded, other if other and _holds(other, stamp) else cache, stamp)
+
+
 def cached(decoded: Iterable[tuple[str, np.ndarray]], cache: Path, stamp: str, skipped: Sequence[str] = ()) -> Photos:
     """Write named images one after another into a cache folder, unless it already holds the ones of this stamp."""
-    index = cache / "index.json"
-    if index.exists() and json.loads(index.read_text())["stamp"] == stamp:
+    if _holds(cache, stamp):
         return Photos(cache)
+    index = cache / "index.json"
     cache.mkdir(parents=True, exist_ok=True)
     index.unlink(missing_ok=True)
     names, places, position = [], [], 0
@@ -85,14 +100,23 @@ def cached(decoded: Iterable[tuple[str, np.ndarray]], cache: Path, stamp: str, s
     return Photos(cache)
 
 
-def _with_channels(path: Path, pixels: np.ndarray, channels: int) -> np.ndarray:
-    if pixels.dtype == np.float32:
-        pixels = images.from_float(pixels, np.dtype(np.uint16))
+def _holds(cache: Path, stamp: str) -> bool:
+    index = cache / "index.json"
+    return index.exists() and json.loads(index.read_text())["stamp"] == stamp
+
+
+def _with_channels(name: object, pixels: np.ndarray, channels: int) -> np.ndarray:
+    if pixels.ndim != 3:
+        raise InputError(name, f"has shape {pixels.shape}", "give (h, w) or (h, w, c)")
+    if pixels.dtype not in (np.uint8, np.uint16):
+        if not np.isfinite(pixels).all():
+            raise InputError(name, "has NaN or infinite values", "replace them by finite ones")
+        pixels = images.from_float(images.to_float(pixels), np.dtype(np.uint16))
     if pixels.shape[2] == channels:
         return pixels
     if pixels.shape[2] == 1:
         return np.repeat(pixels, channels, axis=2)
-    raise InputError(path, f"has {pixels.shape[2]} channels, the network {channels}", "--set network.channels=3")
+    raise InputError(name, f"has {pixels.shape[2]} channels, the network {channels}", "--set network.channels=N")
 
 
 class Crops(Dataset[tuple[Tensor, ...]]):

@@ -7,7 +7,7 @@ import platform
 import shlex
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -28,10 +28,13 @@ from tbsn.network.files import Network, build, load_network
 from tbsn.settings import TeacherSettings
 from tbsn.teacher import as_numpy, of_network, targets
 from tbsn.training import losses
-from tbsn.training.data import Crops, Photos, cached, cached_folder
+from tbsn.training.data import Crops, Photos, cached, cached_arrays, cached_folder
 from tbsn.training.fit import computes_bf16, fit
+from tbsn.training.memory import keep_freed_memory
 from tbsn.training.progress import progress
 from tbsn.training.recipe import DistillRecipe, FitSettings, Settings, TargetSettings, TrainRecipe
+
+Source = Path | Sequence[np.ndarray]
 
 SAMPLE = 256
 DIFFERENT = "use the same settings, another folder with -o, or add --accept-changes"
@@ -52,8 +55,8 @@ class Start:
     max_seconds: float = float("inf")
 
 
-def train(folder: Path, run: Path, recipe: TrainRecipe, start: Start) -> Network:
-    """Train a blind-spot network on a folder of noisy images (TBSN, section 3.1); the result is in ``run``.
+def train(source: Source, run: Path, recipe: TrainRecipe, start: Start) -> Network:
+    """Train a blind-spot network on noisy images (TBSN, section 3.1); the result is in ``run``.
 
     A run that is there already, with the same recipe, goes on from its last checkpoint.
     """
@@ -62,12 +65,12 @@ def train(folder: Path, run: Path, recipe: TrainRecipe, start: Start) -> Network
     with fabric.rank_zero_first():
         if fabric.is_global_zero:
             open_run(run, recipe, start)
-        photos = open_photos(folder, run, recipe.network.channels)
+        photos = open_photos(source, run, recipe.network.channels)
     return _fit(run, recipe, [photos], recipe.pd, fabric, start)
 
 
-def distill(folder: Path, teacher_path: Path, run: Path, recipe: DistillRecipe, start: Start) -> Network:
-    """Distil a trained blind-spot network into a student on a folder of noisy images; the result is in ``run``.
+def distill(source: Source, teacher_path: Path, run: Path, recipe: DistillRecipe, start: Start) -> Network:
+    """Distil a trained blind-spot network into a student on noisy images; the result is in ``run``.
 
     The teacher's targets are computed once and kept in the run.
     """
@@ -79,7 +82,7 @@ def distill(folder: Path, teacher_path: Path, run: Path, recipe: DistillRecipe, 
     with fabric.rank_zero_first():
         if fabric.is_global_zero:
             open_run(run, recipe, start)
-        photos = open_photos(folder, run, recipe.network.channels)
+        photos = open_photos(source, run, recipe.network.channels, teacher_path)
         taught = _targets(bsn, photos, recipe.targets, run, fabric.device)
     return _fit(run, recipe, [photos, taught], 1, fabric, start)
 
@@ -193,11 +196,17 @@ def open_fabric(device: str, run: Path) -> Fabric:
     except (ValueError, RuntimeError, MisconfigurationException) as error:
         raise InputError(f"--device {device}", str(error).splitlines()[0], "use auto or cpu") from error
     fabric.launch()
+    if fabric.device.type == "cpu":
+        keep_freed_memory()
     return fabric
 
 
-def open_photos(folder: Path, run: Path, channels: int) -> Photos:
-    photos = cached_folder(folder, run / "cache", channels)
+def open_photos(source: Source, run: Path, channels: int, other: Path | None = None) -> Photos:
+    """The images of a folder, or arrays, decoded once: into the run, unless the run ``other`` has them."""
+    others = other and other / "cache"
+    if not isinstance(source, Path):
+        return cached_arrays(source, run / "cache", channels, others)
+    photos = cached_folder(source, run / "cache", channels, others)
     if photos.skipped:
         (run / "skipped.txt").write_text("\n".join(photos.skipped) + "\n")
     return photos
