@@ -49,6 +49,16 @@ def test_cache_is_made_anew_only_when_the_folder_changes(folder: Path, tmp_path:
     assert len(cached_folder(folder, tmp_path / "cache", 3)) == 2
 
 
+def test_images_left_out_are_counted_and_listed(
+    blocks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (blocks / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    recipe = load_recipe(TrainRecipe, "cpu", [*TINY, *SHORT, "fit.steps=1"])
+    runs.train(blocks, tmp_path / "run", recipe, Start("cpu"))
+    assert "1 images cannot be used and are left out" in capsys.readouterr().err
+    assert (tmp_path / "run" / "skipped.txt").read_text().startswith(str(blocks / "broken.png"))
+
+
 def test_crops_are_a_function_of_seed_and_step(folder: Path, tmp_path: Path) -> None:
     photos = cached_folder(folder, tmp_path / "cache", 3)
 

@@ -47,8 +47,10 @@ def cached_folder(folder: Path, cache: Path, channels: int, other: Path | None =
     paths = list(images.find([folder])) if folder.is_dir() else []
     if not paths:
         raise InputError(folder, "no images in this folder", f"name a folder with {' '.join(images.SUFFIXES)} files")
-    facts = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in paths]
-    stamp = f"{CACHE_VERSION} {channels} {facts}"
+    digest = hashlib.sha256(f"{CACHE_VERSION} {channels}".encode())
+    for path in paths:
+        digest.update(f"{path.relative_to(folder)} {path.stat().st_size} {path.stat().st_mtime_ns}".encode())
+    stamp = digest.hexdigest()
     skipped: list[str] = []
 
     def decode() -> Iterator[tuple[str, np.ndarray]]:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 import yaml
 from lightning_fabric import Fabric
-from lightning_fabric.loggers import TensorBoardLogger
+from lightning_fabric.loggers.tensorboard import TensorBoardLogger
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 
 from tbsn import images
@@ -114,10 +114,11 @@ def open_run(run: Path, recipe: Settings, start: Start) -> None:
 
 def _changes(known: dict[str, Any], wanted: dict[str, Any], prefix: str = "") -> Iterator[str]:
     for key, value in wanted.items():
+        before = known.get(key)
         if isinstance(value, dict):
-            yield from _changes(known[key], value, f"{prefix}{key}.")
-        elif known[key] != value:
-            yield f"{prefix}{key} {known[key]} -> {value}"
+            yield from _changes(before or {}, value, f"{prefix}{key}.")
+        elif before != value:
+            yield f"{prefix}{key} {before} -> {value}"
 
 
 def _fit(
@@ -208,7 +209,9 @@ def open_photos(source: Source, run: Path, channels: int, other: Path | None = N
         return cached_arrays(source, run / "cache", channels, others)
     photos = cached_folder(source, run / "cache", channels, others)
     if photos.skipped:
-        (run / "skipped.txt").write_text("\n".join(photos.skipped) + "\n")
+        file = run / "skipped.txt"
+        file.write_text("\n".join(photos.skipped) + "\n")
+        print(f"{len(photos.skipped)} images cannot be used and are left out: see {file}", file=sys.stderr)
     return photos
 
 
