@@ -17,7 +17,7 @@ fabric = runs.open_fabric("cpu", run)
 with fabric.rank_zero_first():
     run.mkdir(exist_ok=True)
     photos = runs.open_photos(folder, run, 3)
-crops = runs.share_of_crops([photos], recipe.fit, recipe.pd, fabric)
+crops, _ = runs.share_of_crops([photos], recipe.fit, recipe.pd, fabric)
 torch.manual_seed(0)
 network = build(recipe.network).double()
 model = fabric.setup(network)

@@ -6,13 +6,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from conftest import save
 from tbsn.errors import InputError
 from tbsn.network import UNet, UNetConfig
 from tbsn.network.files import load_network
-from tbsn.training import checkpoint, losses, runs
-from tbsn.training.data import Crops, cached_folder
+from tbsn.training import checkpoint, fit, losses, runs
+from tbsn.training.data import Crops, cached_folder, split
 from tbsn.training.fit import learning_rate
 from tbsn.training.recipe import DistillRecipe, FitSettings, TrainRecipe, load_recipe
 from tbsn.training.runs import Start
@@ -129,7 +131,7 @@ class StoppedError(Exception):
 
 @pytest.mark.parametrize("stop", [1, 3, 4])
 def test_resumed_equals_uninterrupted(blocks: Path, tmp_path: Path, stop: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    recipe = load_recipe(TrainRecipe, "cpu", [*TINY, *SHORT])
+    recipe = load_recipe(TrainRecipe, "cpu", [*TINY, *SHORT, "fit.hold_back=0.5", "fit.lr=0.03"])
     runs.train(blocks, tmp_path / "whole", recipe, Start("cpu"))
     get = Crops.__getitem__
 
@@ -143,6 +145,32 @@ def test_resumed_equals_uninterrupted(blocks: Path, tmp_path: Path, stop: int, m
         runs.train(blocks, tmp_path / "parts", recipe, Start("cpu"))
     runs.train(blocks, tmp_path / "parts", recipe, Start("cpu", resume=True))
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
+
+
+def test_the_result_has_the_least_loss_on_images_held_back(
+    blocks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    averages: dict[int, dict[str, torch.Tensor]] = {}
+    given_losses = iter([3.0, 1.0, 2.0])
+
+    def score(network: torch.nn.Module, **_: Any) -> float:
+        averages[2 * len(averages) + 2] = network.state_dict()
+        return next(given_losses)
+
+    monkeypatch.setattr(fit, "mean_loss", score)
+    recipe = load_recipe(TrainRecipe, "cpu", [*TINY, *SHORT, "fit.hold_back=0.5"])
+    network = runs.train(blocks, tmp_path / "run", recipe, Start("cpu"))
+    log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert {line["step"]: line["held_back"] for line in log if "held_back" in line} == {2: 3.0, 4: 1.0, 6: 2.0}
+    assert same(weights(tmp_path / "run"), averages[4]) and same(network.state_dict(), averages[4])
+    assert not same(averages[4], averages[6])
+
+
+@given(st.integers(1, 2000), st.floats(0, 0.99), st.integers(0, 9))
+def test_every_image_is_trained_on_or_held_back(count: int, share: float, seed: int) -> None:
+    training, held_back = split(count, share, seed)
+    assert sorted([*training, *held_back]) == list(range(count))
+    assert len(held_back) == round(share * count)
 
 
 def test_runs_differ_by_seed_alone(blocks: Path, tmp_path: Path) -> None:

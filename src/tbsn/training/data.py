@@ -127,28 +127,38 @@ class Crops(Dataset[tuple[Tensor, ...]]):
     Every batch is one tensor (batch, c, crop / stride, crop / stride) in [0, 1] for each of the aligned ``stacks``, cut
     at the same places. ``stride`` takes one PD sub-image of the crop. Photos are drawn in proportion to their pixels.
     ``places`` are the places of the batch that this process computes: all processes together make the batch that one
-    alone would.
+    alone would. ``among`` are the photos to crop, all if not given.
     """
 
     def __init__(
-        self, stacks: Sequence[Photos], *, crop: int, places: Sequence[int], stride: int = 1, augment: bool, seed: int
+        self,
+        stacks: Sequence[Photos],
+        *,
+        crop: int,
+        places: Sequence[int],
+        stride: int = 1,
+        augment: bool,
+        seed: int,
+        among: np.ndarray | None = None,
     ) -> None:
         self.stacks, self.crop, self.places, self.stride = stacks, crop, places, stride
         self.augment, self.seed = augment, seed
+        self._among = np.arange(len(stacks[0])) if among is None else among
         for name, photo in zip(stacks[0].names, stacks[0], strict=True):
             if min(photo.shape[:2]) < crop:
                 size = f"{photo.shape[1]}x{photo.shape[0]}"
                 raise InputError(
                     name, f"is {size}, smaller than the crop of {crop}", "leave it out or --set fit.crop=N"
                 )
-        self._pixels = np.cumsum([photo.shape[0] * photo.shape[1] for photo in stacks[0]])
+        sizes = (stacks[0][index].shape[:2] for index in self._among)
+        self._pixels = np.cumsum([height * width for height, width in sizes])
 
     def __getitem__(self, step: int) -> tuple[Tensor, ...]:  # type: ignore[override]
         crops = [self._crops(np.random.default_rng([self.seed, step, place])) for place in self.places]
         return tuple(torch.from_numpy(np.stack(parts)) for parts in zip(*crops, strict=True))
 
     def _crops(self, random: np.random.Generator) -> list[np.ndarray]:
-        index = int(np.searchsorted(self._pixels, random.integers(self._pixels[-1]), side="right"))
+        index = self._among[np.searchsorted(self._pixels, random.integers(self._pixels[-1]), side="right")]
         height, width = self.stacks[0][index].shape[:2]
         top = int(random.integers(height - self.crop + 1))
         left = int(random.integers(width - self.crop + 1))
@@ -160,3 +170,10 @@ class Crops(Dataset[tuple[Tensor, ...]]):
             crop = images.to_float(crop[:, ::-1] if flip else crop)
             crops.append(np.ascontiguousarray(cast(np.ndarray, crop.transpose(2, 0, 1))))
         return crops
+
+
+def split(count: int, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers of ``count`` images to train on, and of the share of them, rounded, to hold back; at random."""
+    order = np.random.default_rng(seed).permutation(count)
+    held_back = round(share * count)
+    return np.sort(order[held_back:]), np.sort(order[:held_back])

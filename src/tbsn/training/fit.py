@@ -5,6 +5,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from tbsn.training.stopping import ignore_signals, remembered_signal
 
 Loss = Callable[[nn.Module, Sequence[Tensor]], Tensor]
 Watch = Callable[[int, Network], None]
+Score = Callable[[Network], float]
 
 
 def fit(
@@ -33,9 +35,13 @@ def fit(
     run: Path,
     fabric: Fabric,
     max_seconds: float = float("inf"),
+    held_back: Sequence[Sequence[Tensor]] = (),
     watch: Watch | None = None,
 ) -> Network:
     """Train a network on batch 0, 1, 2, ... and return it, with averaged weights if ``settings.ema`` is set.
+
+    With batches ``held_back`` from training, the result is the (averaged) network of the checkpoint that has the least
+    loss on them, else of the last: a choice that no clean image has a part in.
 
     Goes on from the checkpoint in the folder ``run``, if there is one: on the CPU to the same weights, bit for bit, as
     if it had never stopped, for a batch depends on nothing but its number. Writes checkpoints, ``model.safetensors``
@@ -45,10 +51,11 @@ def fit(
     Raises `DivergedError` if the loss or the weights are not finite, `Stopped` after SIGTERM or Ctrl-C, and
     `InputError` if a checkpoint cannot be written; the last whole checkpoint stays.
     """
-    state = State(network, settings, run, fabric)
     mixed = settings.precision == "bf16" or (settings.precision == "auto" and computes_bf16(fabric.device))
+    score = partial(mean_loss, loss=loss, batches=held_back, fabric=fabric, mixed=mixed) if held_back else None
+    state = State(network, settings, run, fabric, score)
     if state.seconds >= max_seconds:
-        return state.averaged().eval()
+        return state.result()
     losses: list[Tensor] = []
     began, logged = time.monotonic() - state.seconds, time.monotonic()
     with (
@@ -72,21 +79,27 @@ def fit(
                 state.log(loss=mean, steps_per_second=rate, lr=state.lr)
                 report(state.step, f"loss {mean:.5f}  {rate:.2f}/s")
                 losses, logged = [], time.monotonic()
-            if last or state.step % settings.checkpoint_every == 0:
-                state.save(watch)
+            regular = state.step % settings.checkpoint_every == 0
+            if last or regular:
+                state.save(watch, choose=regular or not stop)
             if stop:
                 reason = f"{signal.Signals(stop).name} at step {state.step}; a checkpoint is written"
                 raise Stopped(run, reason, "the same command goes on", stop)
             if last:
                 break
-    return state.averaged().eval()
+    return state.result()
 
 
 class State:
-    """All that training changes, and a checkpoint holds: weights, their average, the optimizer, the step, the clock."""
+    """All that training changes, and a checkpoint holds: weights, their average, the optimizer, the step, the clock.
 
-    def __init__(self, network: Network, settings: FitSettings, run: Path, fabric: Fabric) -> None:
-        self.network, self.settings, self.run, self.fabric = network, settings, run, fabric
+    And the average that had the least ``score`` at a checkpoint, if there is a score to choose by.
+    """
+
+    def __init__(
+        self, network: Network, settings: FitSettings, run: Path, fabric: Fabric, score: Score | None = None
+    ) -> None:
+        self.network, self.settings, self.run, self.fabric, self.score = network, settings, run, fabric, score
         average = {name: value.clone() for name, value in network.state_dict().items()}
         optimizer = AdamW(network.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
         self.step, self.seconds = 0, 0.0
@@ -97,6 +110,9 @@ class State:
         network.train()
         self.model, self.optimizer = fabric.setup(network, optimizer)
         self.average = {name: value.to(fabric.device) for name, value in average.items()}
+        # Scored again, as the images that are held back may have changed since.
+        self.chosen = found.get("chosen") if found and score else None
+        self.least = score(self.of(self.chosen)) if score and self.chosen else math.inf
 
     @property
     def lr(self) -> float:
@@ -117,34 +133,50 @@ class State:
         for name, value in self.network.state_dict().items():
             self.average[name].lerp_(value, weight)
 
-    def averaged(self) -> Network:
-        averaged = build(self.network.config)
-        averaged.load_state_dict(self.average)
-        return averaged
+    def of(self, weights: dict[str, Tensor]) -> Network:
+        """The network with these weights, on the CPU, for inference."""
+        network = build(self.network.config)
+        network.load_state_dict(weights)
+        return network.eval()
 
-    def save(self, watch: Watch | None) -> None:
-        """Write the checkpoint and the averaged model; from the first process only."""
+    def result(self) -> Network:
+        """What has been learned so far: the chosen network, or the averaged one if there was nothing to choose by."""
+        return self.of(self.chosen or self.average)
+
+    def choose(self) -> None:
+        """Keep the average of now if it has the least score so far; from the first process only."""
+        if not self.score or not self.fabric.is_global_zero:
+            return
+        score = self.score(self.of(self.average))
+        self.log(held_back=score)
+        if score < self.least:
+            self.least, self.chosen = score, {name: value.cpu().clone() for name, value in self.average.items()}
+
+    def save(self, watch: Watch | None, choose: bool = True) -> None:
+        """Write the checkpoint and the model that is the result so far; from the first process only."""
         if not all(value.isfinite().all() for value in self.network.state_dict().values()):
             raise DivergedError(self.run, f"the weights are not finite at step {self.step}", "lower fit.lr and resume")
         if not self.fabric.is_global_zero:
             return
+        if choose:
+            self.choose()
         parts = {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict()}
+        facts = {"average": self.average, "chosen": self.chosen, "step": self.step, "seconds": self.seconds}
         try:
-            checkpoint.save(self.run, parts | {"average": self.average, "step": self.step, "seconds": self.seconds})
-            averaged = self.averaged().eval()
-            save_network(self.run / "model.safetensors", averaged)
+            checkpoint.save(self.run, parts | facts)
+            save_network(self.run / "model.safetensors", self.result())
             if watch:
-                watch(self.step, averaged)
+                watch(self.step, self.of(self.average))
         except OSError as error:
             reason = f"the checkpoint of step {self.step} cannot be written ({error.strerror})"
             remedy = "make room there; the same command goes on from the one before"
             raise InputError(self.run, reason, remedy) from error
 
-    def log(self, *, loss: float, **values: float) -> None:
+    def log(self, **values: float) -> None:
         """Write a line to the log; from the first process only. A loss that is not finite ends all of them."""
+        loss = values.get("loss", 0.0)
         if not math.isfinite(loss):
             raise DivergedError(self.run, f"the loss is {loss} at step {self.step}", "lower fit.lr and resume")
-        values = {"loss": loss} | values
         if not self.fabric.is_global_zero:
             return
         try:
@@ -178,6 +210,15 @@ def gradients(model: Any, loss: Loss, parts: Sequence[Sequence[Tensor]], fabric:
             fabric.backward(value)
         total += value.detach()
     return total
+
+
+@torch.no_grad()
+def mean_loss(network: Network, loss: Loss, batches: Sequence[Sequence[Tensor]], fabric: Fabric, mixed: bool) -> float:
+    """The loss of a network over batches."""
+    network = network.to(fabric.device)
+    with torch.autocast(fabric.device.type, torch.bfloat16, enabled=mixed):
+        values = [loss(network, [part.to(fabric.device) for part in batch]) for batch in batches]
+    return float(torch.stack(values).mean())
 
 
 def _agreed(fabric: Fabric, stop: int, seconds: float) -> tuple[int, float]:

@@ -33,7 +33,8 @@ class FitSettings(Settings):
     ``milestones`` are fractions of ``steps`` at which the learning rate is multiplied by ``gamma``. ``ema`` is the
     decay of the averaged weights; 0 keeps the last. ``augment`` adds flips and quarter turns. ``precision`` "auto" is
     bf16 where the processor computes in it, else float32. ``batch`` is that of all processes together; each takes its
-    share in ``accumulate`` parts, one after another, with as much less memory.
+    share in ``accumulate`` parts, one after another, with as much less memory. ``hold_back`` is the share of the images
+    that training does not see: the weights of the checkpoint with the least loss on them are the result.
     """
 
     steps: PositiveInt = 100_000
@@ -47,6 +48,7 @@ class FitSettings(Settings):
     weight_decay: float = Field(default=0.01, ge=0)
     ema: float = Field(default=0.0, ge=0, lt=1)
     augment: bool = False
+    hold_back: float = Field(default=0.0, ge=0, lt=1)
     precision: Precision = "float32"
     workers: NonNegativeInt = 1
     seed: NonNegativeInt = 0

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import yaml
 from lightning_fabric import Fabric
 from lightning_fabric.loggers.tensorboard import TensorBoardLogger
 from lightning_fabric.utilities.exceptions import MisconfigurationException
+from torch import Tensor
 
 from tbsn import images
 from tbsn.errors import InputError
@@ -28,7 +30,7 @@ from tbsn.network.files import Network, build, load_network
 from tbsn.settings import TeacherSettings
 from tbsn.teacher import as_numpy, of_network, targets
 from tbsn.training import losses
-from tbsn.training.data import Crops, Photos, cached, cached_arrays, cached_folder
+from tbsn.training.data import Crops, Photos, cached, cached_arrays, cached_folder, split
 from tbsn.training.fit import computes_bf16, fit
 from tbsn.training.memory import keep_freed_memory
 from tbsn.training.progress import progress
@@ -37,6 +39,7 @@ from tbsn.training.recipe import DistillRecipe, FitSettings, Settings, TargetSet
 Source = Path | Sequence[np.ndarray]
 
 SAMPLE = 256
+HELD_BACK = 8
 DIFFERENT = "use the same settings, another folder with -o, or add --accept-changes"
 
 
@@ -124,7 +127,7 @@ def _changes(known: dict[str, Any], wanted: dict[str, Any], prefix: str = "") ->
 def _fit(
     run: Path, recipe: TrainRecipe | DistillRecipe, stacks: list[Photos], stride: int, fabric: Fabric, start: Start
 ) -> Network:
-    crops = share_of_crops(stacks, recipe.fit, stride, fabric)
+    crops, held_back = share_of_crops(stacks, recipe.fit, stride, fabric)
     network = _new_network(recipe, start.init)
     if fabric.is_global_zero:
         _record_start(run, fabric)
@@ -138,19 +141,29 @@ def _fit(
         if sample.shape[2] in (1, 3):
             images.write(run / "samples" / f"step-{step:06}.png", np.concatenate([sample, denoised], axis=1))
 
-    return fit(network, loss, crops, recipe.fit, run, fabric, start.max_seconds, watch)
+    return fit(network, loss, crops, recipe.fit, run, fabric, start.max_seconds, held_back, watch)
 
 
-def share_of_crops(stacks: list[Photos], settings: FitSettings, stride: int, fabric: Fabric) -> Crops:
-    """The places of every batch that this process computes. Raises `InputError` if the batch cannot be shared."""
+def share_of_crops(
+    stacks: list[Photos], settings: FitSettings, stride: int, fabric: Fabric
+) -> tuple[Crops, list[Sequence[Tensor]]]:
+    """The places of every batch that this process computes, and the batches that are held back.
+
+    Raises `InputError` if the batch cannot be shared.
+    """
     share, rest = divmod(settings.batch, fabric.world_size * settings.accumulate)
     if rest:
         parts = f"{fabric.world_size} processes x {settings.accumulate} parts"
         raise InputError(f"fit.batch={settings.batch}", f"cannot be shared by {parts}", "make it a multiple")
     share *= settings.accumulate
     places = range(fabric.global_rank * share, (fabric.global_rank + 1) * share)
-    augment, seed = settings.augment, settings.seed
-    return Crops(stacks, crop=settings.crop, places=places, stride=stride, augment=augment, seed=seed)
+    training, held_back = split(len(stacks[0]), settings.hold_back, settings.seed)
+    cut = partial(Crops, stacks, crop=settings.crop, stride=stride, seed=settings.seed)
+    crops = cut(places=places, augment=settings.augment, among=training)
+    if not len(held_back):
+        return crops, []
+    seen = cut(places=range(settings.batch), augment=False, among=held_back)
+    return crops, [seen[step] for step in range(HELD_BACK)]
 
 
 def _new_network(recipe: TrainRecipe | DistillRecipe, init: Path | None) -> Network:
