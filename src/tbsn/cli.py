@@ -136,6 +136,31 @@ def evaluate(
 
 
 @app.command()
+def diagnose(
+    inputs: Annotated[
+        list[Path], typer.Argument(metavar="INPUT...", help="Noisy image files or folders.", show_default=False)
+    ],
+    as_json: Annotated[Path | None, typer.Option("--json", help="Write everything measured to this file.")] = None,
+    picture: Annotated[Path | None, typer.Option(help="Draw it into this file: .png, .svg or .pdf.")] = None,
+) -> None:
+    """Tell what the noise is like, from noisy images alone, and how to train on it."""
+    from tbsn import diagnose as diagnosis
+    from tbsn.files import atomic
+
+    if picture:
+        from tbsn import chart
+    result = diagnosis.diagnose(inputs, lambda error: print(f"error: {error}", file=sys.stderr))
+    print("\n".join(diagnosis.describe(result)))
+    if as_json:
+        with atomic(as_json) as partial:
+            partial.write_text(json.dumps(diagnosis.as_dict(result), indent=1))
+    if picture:
+        chart.draw(result, picture)
+    if result.failed:
+        raise typer.Exit(SOME_FAILED)
+
+
+@app.command()
 def export(
     model: Annotated[Path, typer.Argument(help="Run or safetensors file of a student.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="ONNX file.")] = Path("student.onnx"),
