@@ -7,28 +7,33 @@ from matplotlib.figure import Figure
 
 from tbsn.advice import NEGLIGIBLE
 from tbsn.diagnose import Diagnosis, brightness, channel_names
+from tbsn.errors import InputError
 from tbsn.files import atomic
 from tbsn.noise import LAGS
 
+FORMATS = (".png", ".svg", ".pdf")
 COLOURS = {"red": "#c0392b", "green": "#27864a", "blue": "#2c5fa8", "grey": "#444444"}
 
 
 def draw(result: Diagnosis, path: Path) -> None:
-    """Draw level by brightness, autocorrelation along the axes and in 2-D; the format follows the suffix of ``path``."""
+    """Draw the level by brightness, and the autocorrelation along the axes and in two dimensions.
+
+    The format follows the suffix of ``path``. Raises `InputError` if it is none of FORMATS or cannot be written.
+    """
+    if path.suffix.lower() not in FORMATS:
+        raise InputError(path, "unknown picture format", f"use one of {' '.join(FORMATS)}")
     figure = Figure(figsize=(13, 4), layout="constrained")
     by_brightness, along, plane = figure.subplots(1, 3)
     noise = result.noise
     for channel, name in enumerate(channel_names(noise)):
-        a, b = noise.line[channel]
         x = brightness()
         seen = ~np.isnan(noise.curve[:, channel])
         by_brightness.plot(x[seen], 255 * noise.curve[seen, channel], "o-", color=COLOURS[name], label=name)
-        by_brightness.plot(x[seen], 255 * np.sqrt(np.maximum(a + b * x[seen], 0)), ":", color=COLOURS[name])
         along.plot(noise.autocorrelation[channel, 0], "o-", color=COLOURS[name], label=f"{name}, along rows")
         along.plot(noise.autocorrelation[channel, :, 0], "s:", color=COLOURS[name], label="along columns", mfc="none")
     by_brightness.set(xlabel="brightness", ylabel="standard deviation (of 255)", title="Noise level", xlim=(0, 1))
     by_brightness.set_ylim(bottom=0)
-    by_brightness.legend(title="dotted: variance a + b·brightness")
+    by_brightness.legend()
     along.axhline(NEGLIGIBLE, color="black", linewidth=0.8, linestyle="--")
     along.set(xlabel="distance in pixels", title="Autocorrelation (dashed: negligible)")
     along.legend(fontsize="small")
@@ -36,7 +41,15 @@ def draw(result: Diagnosis, path: Path) -> None:
     shown = plane.imshow(mean, vmin=-1, vmax=1, cmap="RdBu_r", origin="lower")
     for (row, column), value in np.ndenumerate(mean):
         ink = "white" if abs(value) > 0.6 else "black"
-        plane.text(column, row, f"{value:.2f}".replace("0.", "."), ha="center", va="center", size=7, color=ink)
+        plane.text(
+            column,
+            row,
+            f"{value:.2f}".replace("-0.00", "0.00").replace("0.", "."),
+            ha="center",
+            va="center",
+            size=7,
+            color=ink,
+        )
     plane.set(xlabel="distance along rows", ylabel="along columns", title="Autocorrelation, mean of channels")
     plane.set(xticks=range(LAGS + 1), yticks=range(LAGS + 1))
     figure.colorbar(shown, ax=plane)

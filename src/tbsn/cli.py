@@ -147,14 +147,14 @@ def diagnose(
     from tbsn import diagnose as diagnosis
     from tbsn.files import atomic
 
-    if picture:
-        from tbsn import chart
     result = diagnosis.diagnose(inputs, lambda error: print(f"error: {error}", file=sys.stderr))
     print("\n".join(diagnosis.describe(result)))
     if as_json:
         with atomic(as_json) as partial:
             partial.write_text(json.dumps(diagnosis.as_dict(result), indent=1))
     if picture:
+        from tbsn import chart
+
         chart.draw(result, picture)
     if result.failed:
         raise typer.Exit(SOME_FAILED)

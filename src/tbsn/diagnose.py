@@ -64,10 +64,10 @@ def diagnose(inputs: Iterable[Path], failed: Callable[[InputError], None]) -> Di
 
 def pd_stride(folder: Path) -> int:
     """PD stride to train with on the images of a folder. Raises `InputError`, also where no stride suits."""
-    result = diagnose([folder], lambda error: None)
-    if not result.advice.suits:
-        raise InputError(folder, result.advice.sentences[0], "or set a stride yourself, as in --pd 5")
-    return result.advice.pd_train
+    advice = diagnose([folder], lambda error: None).advice
+    if not advice.suits or advice.pd_train is None:
+        raise InputError(folder, advice.sentences[0].rstrip("."), "or set a PD stride yourself")
+    return advice.pd_train
 
 
 def survey_file(path: Path) -> Survey:
@@ -81,7 +81,7 @@ def survey_file(path: Path) -> Survey:
 
 def _conclude(surveys: list[Survey], found: int, failed: int) -> Diagnosis:
     noise = combine(surveys)
-    share = (found - failed) / len(surveys) if failed == 0 else found / (len(surveys) + failed)
+    share = found / (len(surveys) + failed)
     large = [one for one in surveys if min(one.size) >= CROPS["cpu"]]
     usable = round(share * sum(one.usable for one in large))
     side = min((min(one.size) for one in large), default=0)
@@ -109,10 +109,12 @@ def describe(result: Diagnosis) -> list[str]:
     levels = "  ".join(f"{name} {255 * level:.1f}" for name, level in zip(names, noise.level, strict=True))
     spread = 255 * np.quantile(noise.per_image.mean(axis=1), (0.1, 0.9))
     mean = noise.autocorrelation.mean(axis=0)
-    sampled = f"{result.measured} of {result.found} images" if result.measured < result.found else f"{result.found}"
-    lines = [
-        f"images          {sampled}, {result.pixels / 1e6:.1f} million pixels, {result.usable / 1e6:.1f} million usable",
+    read = f"{result.found}" + (f" ({result.measured} measured)" if result.measured < result.found else "")
+    usable = f"{result.usable / 1e6:.1f} million usable (unclipped, in images of {CROPS['cpu']} pixels and more)"
+    return [
+        f"images          {read}, {result.pixels / 1e6:.1f} million pixels, {usable}",
         f"noise level     {levels}  (standard deviation, of 255)",
+        f"  quietest parts {255 * noise.floor:.1f}  (median over images)",
         f"  over images   {spread[0]:.1f} to {spread[1]:.1f}  (10 % to 90 %)",
         f"  by brightness {_by_brightness(noise)}",
         "autocorrelation  lag " + "".join(f"{lag:6d}" for lag in range(1, mean.shape[0])),
@@ -123,7 +125,6 @@ def describe(result: Diagnosis) -> list[str]:
         "",
         *(f"- {sentence}" for sentence in result.advice.sentences),
     ]
-    return lines
 
 
 def as_dict(result: Diagnosis) -> dict[str, Any]:
@@ -139,7 +140,6 @@ def as_dict(result: Diagnosis) -> dict[str, Any]:
             "floor": noise.floor,
             "brightness": brightness().tolist(),
             "level_by_brightness": curve,
-            "variance_line": noise.line.tolist(),
             "autocorrelation": noise.autocorrelation.tolist(),
         },
         "advice": vars(advice) | {"sentences": list(advice.sentences)},
@@ -165,7 +165,9 @@ def _by_brightness(noise: Noise) -> str:
 def _jpeg(result: Diagnosis) -> str:
     if not result.jpeg:
         return "none seen"
-    return f"in {100 * result.jpeg:.0f} % of the images, jumps {100 * result.jpeg_strength:.0f} % stronger at block edges"
+    return (
+        f"in {100 * result.jpeg:.0f} % of the images, jumps {100 * result.jpeg_strength:.0f} % stronger at block edges"
+    )
 
 
 def _clipping(result: Diagnosis) -> str:

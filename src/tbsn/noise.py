@@ -5,8 +5,9 @@ the coarse coefficients, its noise in all. The patches with the least coarse ene
 little else. Selecting by a statistic and measuring the same one would be biased, so what selects never measures: the
 coefficients are split like a chessboard, and each colour is measured on the patches that the other one chose.
 
-Patch selection for blind noise estimation: Pyatykh, Hesser, Zheng (IEEE TIP 2013), Ponomarenko et al. (2007), who choose
-by coarse DCT energy. The median over images of a spectrum follows Welch's averaged periodogram (1967) in its robust form.
+Measuring the fine DCT energy of the patches with the least coarse energy is the method of Ponomarenko et al. (IGARSS
+2007). The mean power over patches is Welch's periodogram (1967); over images its median is taken, so that images
+without a pure patch do not count.
 """
 
 from collections.abc import Sequence
@@ -33,8 +34,7 @@ BASIS[0] /= np.sqrt(2)
 DC_AND_SLOPES = _row + _column <= 2
 NEIGHBOURS = (_row + _column == 3) | (_row + _column == 4)
 RING = np.where(DC_AND_SLOPES, RINGS, np.minimum(np.hypot(_row, _column) * RINGS / PATCH, RINGS - 1)).astype(int)
-IN_RING = np.stack([RING == ring for ring in range(RINGS)]).reshape(RINGS, -1).T.astype(np.float32)
-IN_RING_COUNT = IN_RING.sum(axis=0)
+IN_RING = np.stack([ring == RING for ring in range(RINGS)]).reshape(RINGS, -1).T.astype(np.float32)
 CHESSBOARD = (_row + _column) % 2 == 0
 
 
@@ -42,14 +42,13 @@ CHESSBOARD = (_row + _column) % 2 == 0
 class Survey:
     """What one image tells: n patches, c channels, values of [0, 1].
 
-    ``brightness`` and ``clipped`` (n, c): mean of each patch, share of its pixels at black or white. ``energy``
-    (n, c, RINGS): its DCT energy in rings from coarse to fine. ``spectrum`` (c, PATCH, PATCH): mean DCT power of the
-    purest patches. ``black`` and ``white``: share of values at the ends of the range. ``grid``: strength of a JPEG
-    grid, 0 if there is none. ``size``: height and width. ``usable``: pixels with no channel clipped.
+    ``brightness`` (n, c): mean of each patch. ``energy`` (n, c, RINGS): its DCT energy in rings from coarse to fine.
+    ``spectrum`` (c, PATCH, PATCH): mean DCT power of the purest patches. ``black`` and ``white``: share of values at
+    the ends of the range. ``grid``: strength of a JPEG grid, 0 if there is none. ``size``: height and width.
+    ``usable``: pixels with no channel clipped.
     """
 
     brightness: np.ndarray
-    clipped: np.ndarray
     energy: np.ndarray
     spectrum: np.ndarray
     black: float
@@ -65,16 +64,14 @@ class Noise:
 
     ``level`` (c): root mean square over the pixels of all images. ``per_image`` (images, c). ``floor``: of the quietest
     tenth of the patches, median over images and channels. ``curve`` (LEVELS, c): level by brightness, in equal
-    intervals of [0, 1], NaN where nothing was seen. ``line`` (c, 2): a and b of level² = a + b · brightness, clipped
-    patches left out. ``autocorrelation`` (c, LAGS + 1, LAGS + 1): by vertical and horizontal distance in pixels, the
-    mean of both diagonals' directions.
+    intervals of [0, 1], NaN where nothing was seen. ``autocorrelation`` (c, LAGS + 1, LAGS + 1): by
+    vertical and horizontal distance in pixels, the mean over both directions of the diagonals.
     """
 
     level: np.ndarray
     per_image: np.ndarray
     floor: float
     curve: np.ndarray
-    line: np.ndarray
     autocorrelation: np.ndarray
 
 
@@ -89,7 +86,6 @@ def survey(pixels: np.ndarray) -> Survey:
     flat = power.reshape(*power.shape[:2], -1)
     return Survey(
         brightness=patches.mean(axis=(2, 3)),
-        clipped=at_end,
         energy=flat @ IN_RING,
         spectrum=np.stack([_purest(power[:, c], at_end[:, c]) for c in range(power.shape[1])]),
         black=float(black.mean()),
@@ -111,8 +107,7 @@ def combine(surveys: Sequence[Survey]) -> Noise:
         per_image=np.sqrt(variance),
         floor=float(np.sqrt(np.median(floor))),
         curve=np.stack([part[2] for part in parts], axis=1),
-        line=np.stack([part[3] for part in parts]),
-        autocorrelation=np.stack([part[4] for part in parts]),
+        autocorrelation=np.stack([part[3] for part in parts]),
     )
 
 
@@ -162,7 +157,7 @@ def _split(spectrum: np.ndarray) -> int:
 
 
 def _channel(surveys: Sequence[Survey], channel: int) -> tuple[np.ndarray, ...]:
-    """Of one channel: variance of each image, floor of each image, curve, line, autocorrelation."""
+    """Of one channel: variance of each image, its floor, curve of the level, autocorrelation."""
     index = [min(channel, one.spectrum.shape[0] - 1) for one in surveys]
     spectra = np.stack([one.spectrum[c] for one, c in zip(surveys, index, strict=True)])
     power = spectra[:, ~DC_AND_SLOPES].mean(axis=1)
@@ -172,14 +167,13 @@ def _channel(surveys: Sequence[Survey], channel: int) -> tuple[np.ndarray, ...]:
     split = _split(spectrum)
     scale = covariance[0, 0] / spectrum[(split <= RING) & (RING < RINGS)].sum()
     groups = [_groups(one, c, split, scale) for one, c in zip(surveys, index, strict=True)]
-    variance = np.array([np.average(group[:, 1], weights=group[:, 4]) for group in groups])
-    floor = np.array([np.average(group[:, 2], weights=group[:, 4]) for group in groups])
-    curve, line = _by_brightness(np.concatenate(groups))
-    return variance, floor, curve, line, covariance / covariance[0, 0]
+    variance = np.array([np.average(group[:, 1], weights=group[:, 3]) for group in groups])
+    floor = np.array([np.average(group[:, 2], weights=group[:, 3]) for group in groups])
+    return variance, floor, _by_brightness(np.concatenate(groups)), covariance / covariance[0, 0]
 
 
 def _groups(one: Survey, channel: int, split: int, scale: float) -> np.ndarray:
-    """Patches of like brightness, one row each: brightness, variance, floor of the variance, clipped share, patches.
+    """Patches of like brightness, one row each: brightness, variance, floor of the variance, patches.
 
     The half with the least coarse energy is measured by its fine energy, ``scale`` of which is the variance.
     """
@@ -189,20 +183,14 @@ def _groups(one: Survey, channel: int, split: int, scale: float) -> np.ndarray:
     for group in np.array_split(np.argsort(one.brightness[:, channel]), min(GROUPS, len(coarse))):
         pure = group[np.argsort(coarse[group])[: (len(group) + 1) // 2]]
         values = np.median(variance[pure]), np.quantile(variance[group], 0.1)
-        means = one.brightness[group, channel].mean(), one.clipped[group, channel].mean()
-        rows.append((means[0], *values, means[1], len(group)))
+        rows.append((one.brightness[group, channel].mean(), *values, len(group)))
     return np.array(rows)
 
 
-def _by_brightness(groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Level by brightness (LEVELS), and (a, b) of variance = a + b · brightness by weighted least squares."""
-    brightness, variance, _, clipped, patches = groups.T
+def _by_brightness(groups: np.ndarray) -> np.ndarray:
+    """Level by brightness (LEVELS), NaN where there are no patches."""
+    brightness, variance, _, patches = groups.T
     interval = np.minimum((brightness * LEVELS).astype(int), LEVELS - 1)
     weight = np.bincount(interval, patches, LEVELS)
     total = np.bincount(interval, patches * variance, LEVELS)
-    curve = np.sqrt(np.divide(total, weight, out=np.full(LEVELS, np.nan), where=weight > 0))
-    fit = clipped < CLIPPED_PATCH
-    if not fit.any() or np.ptp(brightness[fit]) < 1 / LEVELS:
-        return curve, np.array([np.average(variance, weights=patches), 0.0])
-    columns = np.stack([np.ones(fit.sum()), brightness[fit]], axis=1) * np.sqrt(patches[fit])[:, None]
-    return curve, np.linalg.lstsq(columns, variance[fit] * np.sqrt(patches[fit]), rcond=None)[0]
+    return np.sqrt(np.divide(total, weight, out=np.full(LEVELS, np.nan), where=weight > 0))
