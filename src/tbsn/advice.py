@@ -8,7 +8,8 @@ import numpy as np
 
 NEGLIGIBLE = 0.025
 TOLERABLE = 0.2
-WIDEST = 6
+STRONG = 0.1
+WIDEST = 5
 INVISIBLE = 2 / 255
 TOO_FEW = 2_000_000
 CPU_MINUTES = 50
@@ -35,17 +36,22 @@ class Advice:
 def pd_strides(autocorrelation: np.ndarray) -> tuple[int, int] | None:
     """PD stride for training and for inference, from the autocorrelation (LAGS + 1, LAGS + 1), mean over channels.
 
-    In training: the least stride from which on all lags along rows and columns are negligible; None if it is over
-    WIDEST. In inference: the least one that leaves a tolerable correlation between neighbours, so that less detail is
-    lost (asymmetric PD, AP-BSN, Lee et al., CVPR 2022, section 3.3).
+    In training: 1 if no lag is strong; None if one is that PD with the WIDEST stride leaves; else the least stride from
+    which on all lags along rows and columns are negligible, WIDEST at most. In inference: the least one that leaves a
+    tolerable correlation between neighbours, so that less detail is lost (asymmetric PD, AP-BSN, Lee et al., CVPR
+    2022, section 3.3).
     """
     along = np.maximum(np.abs(autocorrelation[0]), np.abs(autocorrelation[:, 0]))
-    train = 1 + int(np.flatnonzero(along >= NEGLIGIBLE).max())
-    return (train, int(np.argmax(along[: train + 1] < TOLERABLE))) if train <= WIDEST else None
+    if along[1:].max() < STRONG:
+        return 1, 1
+    if along[WIDEST:].max() >= STRONG:
+        return None
+    train = min(1 + int(np.flatnonzero(along >= NEGLIGIBLE).max()), WIDEST)
+    return train, int(np.argmax(along[: train + 1] < TOLERABLE))
 
 
 def advise(autocorrelation: np.ndarray, floor: float, usable: int, side: int) -> Advice:
-    """Advice for noise of this autocorrelation and floor, on ``usable`` pixels, in images of ``side`` pixels or more."""
+    """Advice for noise of this autocorrelation and floor, on ``usable`` pixels, in images of at least ``side``."""
     strides = pd_strides(autocorrelation)
     recipe, minutes = _recipe(side)
     reasons = []
