@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import pyvips
-from conftest import EXAMPLES, save, tbsn
 
+from conftest import EXAMPLES, save, tbsn
 from tbsn import advice, images, noise
 from tbsn.diagnose import diagnose, pd_stride
 from tbsn.errors import InputError

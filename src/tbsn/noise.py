@@ -62,10 +62,11 @@ class Survey:
 class Noise:
     """The noise of a set of images, c channels; standard deviations in units of the [0, 1] range.
 
-    ``level`` (c): root mean square over the pixels of all images. ``per_image`` (images, c). ``floor``: of the quietest
-    tenth of the patches, median over images and channels. ``curve`` (LEVELS, c): level by brightness, in equal
-    intervals of [0, 1], NaN where nothing was seen. ``autocorrelation`` (c, LAGS + 1, LAGS + 1): by
-    vertical and horizontal distance in pixels, the mean over both directions of the diagonals.
+    ``level`` (c): root mean square over the pixels of all images. ``per_image`` (images, c). ``floor``: of the
+    quietest tenth of the patches, in the second quietest of the groups of like brightness (the quietest may be
+    clipped), median over images and channels: content has quiet places, noise is everywhere. ``curve`` (LEVELS, c):
+    level by brightness, in equal intervals of [0, 1], NaN where nothing was seen. ``autocorrelation``
+    (c, LAGS + 1, LAGS + 1): by vertical and horizontal distance in pixels, the mean of the two diagonal directions.
     """
 
     level: np.ndarray
@@ -168,7 +169,7 @@ def _channel(surveys: Sequence[Survey], channel: int) -> tuple[np.ndarray, ...]:
     scale = covariance[0, 0] / spectrum[(split <= RING) & (RING < RINGS)].sum()
     groups = [_groups(one, c, split, scale) for one, c in zip(surveys, index, strict=True)]
     variance = np.array([np.average(group[:, 1], weights=group[:, 3]) for group in groups])
-    floor = np.array([np.average(group[:, 2], weights=group[:, 3]) for group in groups])
+    floor = np.array([np.sort(group[:, 2])[:2].max() for group in groups])
     return variance, floor, _by_brightness(np.concatenate(groups)), covariance / covariance[0, 0]
 
 
