@@ -80,13 +80,13 @@ def survey(pixels: np.ndarray) -> Survey:
     """Measure one image (h, w, c), any integer or float dtype; both sides at least PATCH."""
     top = np.iinfo(pixels.dtype).max if np.issubdtype(pixels.dtype, np.integer) else 1
     black, white = pixels <= 0, pixels >= top
-    patches = to_float(_patches(pixels))
-    at_end = ((patches <= 0) | (patches >= 1)).mean(axis=(2, 3))
+    values = to_float(patches(pixels))
+    at_end = ((values <= 0) | (values >= 1)).mean(axis=(2, 3))
     basis = BASIS.astype(np.float32)
-    power = (basis @ patches @ basis.T) ** 2
+    power = (basis @ values @ basis.T) ** 2
     flat = power.reshape(*power.shape[:2], -1)
     return Survey(
-        brightness=patches.mean(axis=(2, 3)),
+        brightness=values.mean(axis=(2, 3)),
         energy=flat @ IN_RING,
         spectrum=np.stack([_purest(power[:, c], at_end[:, c]) for c in range(power.shape[1])]),
         black=float(black.mean()),
@@ -112,6 +112,14 @@ def combine(surveys: Sequence[Survey]) -> Noise:
     )
 
 
+def patches(pixels: np.ndarray) -> np.ndarray:
+    """At most MOST_PATCHES overlapping patches (n, c, PATCH, PATCH), evenly from the whole image (h, w, c)."""
+    windows = np.lib.stride_tricks.sliding_window_view(pixels, (PATCH, PATCH), axis=(0, 1))[::STEP, ::STEP]
+    rows, columns = windows.shape[:2]
+    chosen = np.unique(np.linspace(0, rows * columns - 1, min(rows * columns, MOST_PATCHES)).astype(int))
+    return windows[chosen // columns, chosen % columns]
+
+
 def autocovariance(spectrum: np.ndarray) -> np.ndarray:
     """Autocovariance (LAGS + 1, LAGS + 1) of stationary noise from its expected DCT power (PATCH, PATCH).
 
@@ -123,14 +131,6 @@ def autocovariance(spectrum: np.ndarray) -> np.ndarray:
     solve = np.linalg.pinv(np.stack(products, axis=1))
     filled = np.where(DC_AND_SLOPES, spectrum[NEIGHBOURS].mean(), spectrum)
     return (solve @ filled @ solve.T)[: LAGS + 1, : LAGS + 1]
-
-
-def _patches(pixels: np.ndarray) -> np.ndarray:
-    """At most MOST_PATCHES overlapping patches (n, c, PATCH, PATCH), evenly from the whole image (h, w, c)."""
-    windows = np.lib.stride_tricks.sliding_window_view(pixels, (PATCH, PATCH), axis=(0, 1))[::STEP, ::STEP]
-    rows, columns = windows.shape[:2]
-    chosen = np.unique(np.linspace(0, rows * columns - 1, min(rows * columns, MOST_PATCHES)).astype(int))
-    return windows[chosen // columns, chosen % columns]
 
 
 def _purest(power: np.ndarray, clipped: np.ndarray) -> np.ndarray:
