@@ -43,7 +43,7 @@ class Diagnosis:
 def diagnose(inputs: Iterable[Path], failed: Callable[[InputError], None]) -> Diagnosis:
     """Diagnose image files and folders, in memory that does not grow with their number: MOST_IMAGES, evenly, are read.
 
-    ``failed`` is told of each file that cannot be used. Raises `InputError` if there is none that can.
+    ``failed`` is told of each of several files that cannot be used. Raises `InputError` if there is none that can.
     """
     inputs = list(inputs)
     paths = list(images.find(inputs))
@@ -56,6 +56,8 @@ def diagnose(inputs: Iterable[Path], failed: Callable[[InputError], None]) -> Di
         try:
             surveys.append(survey_file(path))
         except InputError as error:
+            if len(chosen) == 1:
+                raise
             failed(error)
     if not surveys:
         raise InputError(inputs[0], "none of these images can be measured", "name images that can be read")
