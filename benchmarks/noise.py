@@ -2,11 +2,12 @@
 
     python benchmarks/noise.py DATA
 
-DATA holds sidd/{val,large}/{noisy,gt} and polyu100/*_{real,mean}.JPG; the method was chosen on all but sidd/large. Level:
-standard deviation of 255, over all pixels of the folder, the mean residual of each image taken off. Correlation:
-autocorrelation of the residual at lags 1 to 3, over the folder. "True in flat parts" is the true residual too, but only
-in the tenth of the patches where the reference is flattest: what to expect of a method that looks for flat parts. The
-known noise is added to the PolyU references, and for a harder case to the same averaged 2x2: twice as sharp.
+DATA holds sidd/{val,large}/{noisy,gt} and polyu100/*_{real,mean}.JPG; the method was chosen without the truth of
+sidd/large. Level: standard deviation of 255, over all pixels of the folder, the mean residual of each image taken
+off. Correlation: autocorrelation of the residual at lags 1 to 3, over the folder. "True in flat parts" is the true
+residual too, but only in the tenth of the patches where the reference is flattest: what to expect of a method that
+looks for flat parts. The known noise is added to the PolyU references, and for a harder case to the same averaged
+2x2: twice as sharp.
 """
 
 from collections.abc import Iterable
