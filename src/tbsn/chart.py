@@ -53,5 +53,5 @@ def draw(result: Diagnosis, path: Path) -> None:
     plane.set(xlabel="distance along rows", ylabel="along columns", title="Autocorrelation, mean of channels")
     plane.set(xticks=range(LAGS + 1), yticks=range(LAGS + 1))
     figure.colorbar(shown, ax=plane)
-    with atomic(path) as partial:
+    with atomic(path, "name a file in a writable folder with --picture") as partial:
         figure.savefig(partial, dpi=120)

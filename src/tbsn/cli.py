@@ -150,7 +150,7 @@ def diagnose(
     result = diagnosis.diagnose(inputs, lambda error: print(f"error: {error}", file=sys.stderr))
     print("\n".join(diagnosis.describe(result)))
     if as_json:
-        with atomic(as_json) as partial:
+        with atomic(as_json, "name a file in a writable folder with --json") as partial:
             partial.write_text(json.dumps(diagnosis.as_dict(result), indent=1))
     if picture:
         from tbsn import chart

@@ -10,7 +10,7 @@ import numpy as np
 from tbsn import images
 from tbsn.advice import CROPS, Advice, advise
 from tbsn.errors import InputError
-from tbsn.noise import LEVELS, PATCH, Noise, Survey, combine, survey
+from tbsn.noise import LEVELS, METHOD, Noise, Survey, combine, survey
 
 MOST_IMAGES = 256
 CLIPPING = 0.01
@@ -75,9 +75,9 @@ def pd_stride(folder: Path) -> int:
 def survey_file(path: Path) -> Survey:
     """Measure one image file. Raises `InputError`."""
     pixels = images.read(path).pixels
-    if min(pixels.shape[:2]) < PATCH:
+    if min(pixels.shape[:2]) < METHOD.patch:
         size = f"{pixels.shape[1]}x{pixels.shape[0]}"
-        raise InputError(path, f"is {size} pixels", f"both sides must be at least {PATCH}")
+        raise InputError(path, f"is {size} pixels", f"both sides must be at least {METHOD.patch}")
     return survey(pixels)
 
 

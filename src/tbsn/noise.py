@@ -12,30 +12,45 @@ without a pure patch do not count.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
 from tbsn.grid import grid_strength
 from tbsn.images import to_float
 
-PATCH = 32
-STEP = 16
 MOST_PATCHES = 1024
 LAGS = 8
 RINGS = 16
-PUREST = 0.1
 CLIPPED_PATCH = 0.05
 GROUPS = 4
 LEVELS = 10
 
-_row, _column = np.mgrid[:PATCH, :PATCH]
-BASIS = np.sqrt(2 / PATCH) * np.cos(np.pi * _row * (2 * _column + 1) / (2 * PATCH))
-BASIS[0] /= np.sqrt(2)
-DC_AND_SLOPES = _row + _column <= 2
-NEIGHBOURS = (_row + _column == 3) | (_row + _column == 4)
-RING = np.where(DC_AND_SLOPES, RINGS, np.minimum(np.hypot(_row, _column) * RINGS / PATCH, RINGS - 1)).astype(int)
-IN_RING = np.stack([ring == RING for ring in range(RINGS)]).reshape(RINGS, -1).T.astype(np.float32)
-CHESSBOARD = (_row + _column) % 2 == 0
+
+@dataclass(frozen=True)
+class Method:
+    """What `benchmarks/noise_calibration.py` chose, without any clean image.
+
+    ``patch``: side of the patches. ``content``: DCT coefficients up to this order (row + column) are left out as
+    content. ``purest``: share of the patches that show the spectrum. ``split``: share of the noise energy that counts
+    as fine. ``images``: quantile over the images that is their common spectrum, or None for the mean. ``quiet``: share
+    of the patches of like brightness that show the level; ``reading``: their quantile that is the level, or None for
+    the mean. ``floor_share``: quantile of the patches that is the floor of their brightness; ``floor_group``: the floor
+    of the image is that of the quietest of the groups (0), the second quietest (1) and so on.
+    """
+
+    patch: int = 32
+    content: int = 2
+    purest: float = 0.1
+    split: float = 0.5
+    images: float | None = 0.5
+    quiet: float = 0.5
+    reading: float | None = 0.5
+    floor_share: float = 0.1
+    floor_group: int = 1
+
+
+METHOD = Method()
 
 
 @dataclass(frozen=True)
@@ -43,7 +58,7 @@ class Survey:
     """What one image tells: n patches, c channels, values of [0, 1].
 
     ``brightness`` (n, c): mean of each patch. ``energy`` (n, c, RINGS): its DCT energy in rings from coarse to fine.
-    ``spectrum`` (c, PATCH, PATCH): mean DCT power of the purest patches. ``black`` and ``white``: share of values at
+    ``spectrum`` (c, patch, patch): mean DCT power of the purest patches. ``black`` and ``white``: share of values at
     the ends of the range. ``grid``: strength of a JPEG grid, 0 if there is none. ``size``: height and width.
     ``usable``: pixels with no channel clipped.
     """
@@ -62,11 +77,11 @@ class Survey:
 class Noise:
     """The noise of a set of images, c channels; standard deviations in units of the [0, 1] range.
 
-    ``level`` (c): root mean square over the pixels of all images. ``per_image`` (images, c). ``floor``: of the
-    quietest tenth of the patches, in the second quietest of the groups of like brightness (the quietest may be
-    clipped), median over images and channels: content has quiet places, noise is everywhere. ``curve`` (LEVELS, c):
-    level by brightness, in equal intervals of [0, 1], NaN where nothing was seen. ``autocorrelation``
-    (c, LAGS + 1, LAGS + 1): by vertical and horizontal distance in pixels, the mean of the two diagonal directions.
+    ``level`` (c): root mean square over the pixels of all images. ``per_image`` (images, c). ``floor``: of
+    the quietest patches (see `Method`), median over images and channels: content has quiet places, noise is everywhere.
+    ``curve`` (LEVELS, c): level by brightness, in equal intervals of [0, 1], NaN where nothing was seen.
+    ``autocorrelation`` (c, LAGS + 1, LAGS + 1): by vertical and horizontal distance in pixels, the mean of the two
+    diagonal directions.
     """
 
     level: np.ndarray
@@ -76,19 +91,17 @@ class Noise:
     autocorrelation: np.ndarray
 
 
-def survey(pixels: np.ndarray) -> Survey:
-    """Measure one image (h, w, c), any integer or float dtype; both sides at least PATCH."""
+def survey(pixels: np.ndarray, method: Method = METHOD) -> Survey:
+    """Measure one image (h, w, c), any integer or float dtype; both sides at least ``method.patch``."""
     top = np.iinfo(pixels.dtype).max if np.issubdtype(pixels.dtype, np.integer) else 1
     black, white = pixels <= 0, pixels >= top
-    values = to_float(patches(pixels))
+    values = to_float(patches(pixels, method.patch))
     at_end = ((values <= 0) | (values >= 1)).mean(axis=(2, 3))
-    basis = BASIS.astype(np.float32)
-    power = (basis @ values @ basis.T) ** 2
-    flat = power.reshape(*power.shape[:2], -1)
+    power = transform(values)
     return Survey(
         brightness=values.mean(axis=(2, 3)),
-        energy=flat @ IN_RING,
-        spectrum=np.stack([_purest(power[:, c], at_end[:, c]) for c in range(power.shape[1])]),
+        energy=by_ring(power, method.content).sum(axis=-1),
+        spectrum=pure_spectrum(power, at_end, method),
         black=float(black.mean()),
         white=float(white.mean()),
         grid=grid_strength(pixels),
@@ -97,10 +110,10 @@ def survey(pixels: np.ndarray) -> Survey:
     )
 
 
-def combine(surveys: Sequence[Survey]) -> Noise:
-    """The noise of a set of images; grey images among colour ones count for every channel."""
+def combine(surveys: Sequence[Survey], method: Method = METHOD) -> Noise:
+    """The noise of a set of images, surveyed with one method; grey images among colour ones count for every channel."""
     channels = max(one.spectrum.shape[0] for one in surveys)
-    parts = [_channel(surveys, c) for c in range(channels)]
+    parts = [_channel(surveys, c, method) for c in range(channels)]
     variance = np.stack([part[0] for part in parts], axis=1)
     floor = np.stack([part[1] for part in parts], axis=1)
     return Noise(
@@ -112,78 +125,142 @@ def combine(surveys: Sequence[Survey]) -> Noise:
     )
 
 
-def patches(pixels: np.ndarray) -> np.ndarray:
-    """At most MOST_PATCHES overlapping patches (n, c, PATCH, PATCH), evenly from the whole image (h, w, c)."""
-    windows = np.lib.stride_tricks.sliding_window_view(pixels, (PATCH, PATCH), axis=(0, 1))[::STEP, ::STEP]
+def patches(pixels: np.ndarray, side: int = METHOD.patch) -> np.ndarray:
+    """At most MOST_PATCHES half overlapping patches (n, c, side, side), evenly from the whole image (h, w, c)."""
+    step = side // 2
+    windows = np.lib.stride_tricks.sliding_window_view(pixels, (side, side), axis=(0, 1))[::step, ::step]
     rows, columns = windows.shape[:2]
     chosen = np.unique(np.linspace(0, rows * columns - 1, min(rows * columns, MOST_PATCHES)).astype(int))
     return windows[chosen // columns, chosen % columns]
 
 
-def autocovariance(spectrum: np.ndarray) -> np.ndarray:
-    """Autocovariance (LAGS + 1, LAGS + 1) of stationary noise from its expected DCT power (PATCH, PATCH).
+@cache
+def basis(side: int = METHOD.patch) -> np.ndarray:
+    """The orthonormal DCT-II (side, side), coefficients first."""
+    row, column = np.mgrid[:side, :side]
+    waves = np.sqrt(2 / side) * np.cos(np.pi * row * (2 * column + 1) / (2 * side))
+    waves[0] /= np.sqrt(2)
+    return waves
+
+
+def transform(values: np.ndarray) -> np.ndarray:
+    """DCT power of patches (..., side, side)."""
+    waves = basis(values.shape[-1]).astype(values.dtype)
+    return (waves @ values @ waves.T) ** 2
+
+
+def order(side: int) -> np.ndarray:
+    """Row + column of each DCT coefficient (side, side)."""
+    return np.add.outer(np.arange(side), np.arange(side))
+
+
+def by_ring(power: np.ndarray, content: int) -> np.ndarray:
+    """Energy (..., RINGS, 2) of DCT power (..., side, side), from coarse to fine, by colour of a chessboard."""
+    flat = power.reshape(*power.shape[:-2], -1)
+    return (flat @ _in_ring(power.shape[-1], content)).reshape(*flat.shape[:-1], RINGS, 2)
+
+
+def pure_spectrum(power: np.ndarray, clipped: np.ndarray, method: Method = METHOD) -> np.ndarray:
+    """Mean DCT power (c, side, side) of the purest patches, of ``power`` (n, c, side, side), ``clipped`` (n, c)."""
+    rings = by_ring(power, method.content)
+    return np.stack([_purest(power[:, c], rings[:, c], clipped[:, c], method) for c in range(power.shape[1])])
+
+
+def autocovariance(spectrum: np.ndarray, content: int = METHOD.content) -> np.ndarray:
+    """Autocovariance (LAGS + 1, LAGS + 1) of stationary noise from its expected DCT power (side, side).
 
     The power is linear in the autocovariance: P = A r Aᵀ, with A[k, d] the sum over i of c_k(i) c_k(i + d), twice for
-    d > 0. It is solved by least squares with lags up to half a patch. Mean, slope and curvature of a patch are content:
-    their place is taken by the next coefficients.
+    d > 0. It is solved by least squares with lags up to half a patch. The coefficients up to the order ``content`` are
+    content: their place is taken by the mean of the next two orders.
     """
-    products = [(BASIS[:, : PATCH - d] * BASIS[:, d:]).sum(axis=1) * (2 if d else 1) for d in range(PATCH // 2 + 1)]
-    solve = np.linalg.pinv(np.stack(products, axis=1))
-    filled = np.where(DC_AND_SLOPES, spectrum[NEIGHBOURS].mean(), spectrum)
+    distance = order(len(spectrum))
+    next_orders = (distance > content) & (distance <= content + 2)
+    filled = np.where(distance <= content, spectrum[next_orders].mean(), spectrum)
+    solve = _solve(len(spectrum))
     return (solve @ filled @ solve.T)[: LAGS + 1, : LAGS + 1]
 
 
-def _purest(power: np.ndarray, clipped: np.ndarray) -> np.ndarray:
-    """Mean DCT power (PATCH, PATCH) of the purest patches, of ``power`` (n, PATCH, PATCH)."""
+@cache
+def _solve(side: int) -> np.ndarray:
+    """From DCT power to autocovariance, along one axis (side // 2 + 1, side)."""
+    waves = basis(side)
+    products = [(waves[:, : side - d] * waves[:, d:]).sum(axis=1) * (2 if d else 1) for d in range(side // 2 + 1)]
+    return np.linalg.pinv(np.stack(products, axis=1))
+
+
+@cache
+def _in_ring(side: int, content: int) -> np.ndarray:
+    """Which coefficients are in which ring and of which colour (side * side, RINGS * 2); content is in none."""
+    distance = np.hypot(*np.mgrid[:side, :side])
+    ring = np.where(order(side) <= content, RINGS, np.minimum(distance * RINGS / side, RINGS - 1)).astype(int)
+    colour = order(side) % 2
+    member = [(ring == r) & (colour == c) for r in range(RINGS) for c in (0, 1)]
+    return np.stack(member).reshape(2 * RINGS, -1).T.astype(np.float32)
+
+
+def _purest(power: np.ndarray, rings: np.ndarray, clipped: np.ndarray, method: Method) -> np.ndarray:
+    """Mean DCT power (side, side) of the purest patches of one channel; ``rings`` (n, RINGS, 2): their energy."""
     unclipped = np.flatnonzero(clipped < CLIPPED_PATCH)
     if len(unclipped) < len(power) // 10:
         unclipped = np.argsort(clipped)[: max(1, len(power) // 4)]
-    power = power[unclipped]
-    keep = max(1, round(PUREST * len(power)))
-    spectrum = np.zeros((PATCH, PATCH))
+    keep = max(1, round(method.purest * len(unclipped)))
+    rings = rings[unclipped]
+    colour = order(power.shape[-1]) % 2
+    spectrum = np.zeros(power.shape[1:])
     split = RINGS // 2
     for _ in range(2):
-        coarse, fine = split > RING, (split <= RING) & (RING < RINGS)
-        for colour in (CHESSBOARD, ~CHESSBOARD):
-            ratio = power[:, coarse & colour].mean(axis=1) / (power[:, fine & colour].mean(axis=1) + 1e-12)
-            spectrum[~colour] = power[np.argsort(ratio)[:keep]].mean(axis=0)[~colour]
-        split = _split(spectrum)
+        for chooser in (0, 1):
+            ratio = rings[:, :split, chooser].sum(axis=1) / (rings[:, split:, chooser].sum(axis=1) + 1e-12)
+            chosen = unclipped[np.argsort(ratio)[:keep]]
+            spectrum = np.where(colour == chooser, spectrum, power[chosen].mean(axis=0))
+        split = _split(spectrum, method)
     return spectrum
 
 
-def _split(spectrum: np.ndarray) -> int:
-    """The ring from which on outwards half of the noise energy lies: what is finer is for measuring."""
-    outside = np.cumsum((spectrum.reshape(-1) @ IN_RING)[::-1])[::-1]
-    return int(np.clip(np.searchsorted(-outside, -outside[0] / 2), 3, RINGS - 4))
+def _split(spectrum: np.ndarray, method: Method) -> int:
+    """The ring from which on outwards ``method.split`` of the noise energy lies: what is finer is for measuring."""
+    outside = np.cumsum(by_ring(spectrum, method.content).sum(axis=-1)[::-1])[::-1]
+    return int(np.clip(np.searchsorted(-outside, -outside[0] * method.split), 3, RINGS - 4))
 
 
-def _channel(surveys: Sequence[Survey], channel: int) -> tuple[np.ndarray, ...]:
+def _channel(surveys: Sequence[Survey], channel: int, method: Method) -> tuple[np.ndarray, ...]:
     """Of one channel: variance of each image, its floor, curve of the level, autocorrelation."""
     index = [min(channel, one.spectrum.shape[0] - 1) for one in surveys]
     spectra = np.stack([one.spectrum[c] for one, c in zip(surveys, index, strict=True)])
-    power = spectra[:, ~DC_AND_SLOPES].mean(axis=1)
-    normalized = spectra[power > 0] / power[power > 0, None, None]
-    spectrum = np.median(normalized, axis=0) if power.any() else np.ones((PATCH, PATCH))
-    covariance = autocovariance(spectrum)
-    split = _split(spectrum)
-    scale = covariance[0, 0] / spectrum[(split <= RING) & (RING < RINGS)].sum()
-    groups = [_groups(one, c, split, scale) for one, c in zip(surveys, index, strict=True)]
+    spectrum = common_spectrum(spectra, method)
+    covariance = autocovariance(spectrum, method.content)
+    split = _split(spectrum, method)
+    scale = covariance[0, 0] / by_ring(spectrum, method.content)[split:].sum()
+    groups = [_groups(one, c, split, scale, method) for one, c in zip(surveys, index, strict=True)]
     variance = np.array([np.average(group[:, 1], weights=group[:, 3]) for group in groups])
-    floor = np.array([np.sort(group[:, 2])[:2].max() for group in groups])
+    floor = np.array([np.sort(group[:, 2])[: method.floor_group + 1].max() for group in groups])
     return variance, floor, _by_brightness(np.concatenate(groups)), covariance / covariance[0, 0]
 
 
-def _groups(one: Survey, channel: int, split: int, scale: float) -> np.ndarray:
+def common_spectrum(spectra: np.ndarray, method: Method = METHOD) -> np.ndarray:
+    """The spectrum (side, side) that images share, each scaled to one, of their spectra (n, side, side)."""
+    side = spectra.shape[-1]
+    power = spectra[:, order(side) > method.content].mean(axis=1)
+    if not power.any():
+        return np.ones((side, side))
+    return _middle(spectra[power > 0] / power[power > 0, None, None], method.images)
+
+
+def _middle(values: np.ndarray, quantile: float | None) -> np.ndarray:
+    return values.mean(axis=0) if quantile is None else np.quantile(values, quantile, axis=0)
+
+
+def _groups(one: Survey, channel: int, split: int, scale: float, method: Method) -> np.ndarray:
     """Patches of like brightness, one row each: brightness, variance, floor of the variance, patches.
 
-    The half with the least coarse energy is measured by its fine energy, ``scale`` of which is the variance.
+    Those with the least coarse energy are measured by their fine energy, ``scale`` of which is the variance.
     """
     coarse = one.energy[:, channel, :split].sum(axis=1)
     variance = scale * one.energy[:, channel, split:].sum(axis=1)
     rows = []
     for group in np.array_split(np.argsort(one.brightness[:, channel]), min(GROUPS, len(coarse))):
-        pure = group[np.argsort(coarse[group])[: (len(group) + 1) // 2]]
-        values = np.median(variance[pure]), np.quantile(variance[group], 0.1)
+        pure = group[np.argsort(coarse[group])[: int(np.ceil(method.quiet * len(group)))]]
+        values = _middle(variance[pure], method.reading), np.quantile(variance[group], method.floor_share)
         rows.append((one.brightness[group, channel].mean(), *values, len(group)))
     return np.array(rows)
 
