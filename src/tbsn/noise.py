@@ -29,7 +29,7 @@ LEVELS = 10
 
 @dataclass(frozen=True)
 class Method:
-    """What `benchmarks/noise_calibration.py` chose, without any clean image.
+    """What `benchmarks/noise_calibration.py` can choose without any clean image; for these values see docs/noise.md.
 
     ``patch``: side of the patches. ``content``: DCT coefficients up to this order (row + column) are left out as
     content. ``purest``: share of the patches that show the spectrum. ``split``: share of the noise energy that counts
