@@ -6,11 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-NEGLIGIBLE = 0.025
-TOLERABLE = 0.2
-STRONG = 0.1
-WIDEST = 5
-INVISIBLE = 2 / 255
+STRONG = 0.204
+WIDE = 0.1
+STRIDE = 5
+INVISIBLE = 1.73 / 255
 TOO_FEW = 2_000_000
 CPU_MINUTES = 50
 MOST_CORES = 8
@@ -36,18 +35,16 @@ class Advice:
 def pd_strides(autocorrelation: np.ndarray) -> tuple[int, int] | None:
     """PD stride for training and for inference, from the autocorrelation (LAGS + 1, LAGS + 1), mean over channels.
 
-    In training: 1 if no lag is strong; None if one is that PD with the WIDEST stride leaves; else the least stride from
-    which on all lags along rows and columns are negligible, WIDEST at most. In inference: the least one that leaves a
-    tolerable correlation between neighbours, so that less detail is lost (asymmetric PD, AP-BSN, Lee et al., CVPR
-    2022, section 3.3).
+    1 if no lag is strong, as in white noise. None if PD with STRIDE would leave more than WIDE. Else STRIDE in
+    training, and in inference the least stride whose neighbours are not strongly correlated, so that less detail is
+    lost (asymmetric PD, AP-BSN, Lee et al., CVPR 2022, section 3.3).
     """
     along = np.maximum(np.abs(autocorrelation[0]), np.abs(autocorrelation[:, 0]))
     if along[1:].max() < STRONG:
         return 1, 1
-    if along[WIDEST:].max() >= STRONG:
+    if along[STRIDE:].max() >= WIDE:
         return None
-    train = min(1 + int(np.flatnonzero(along >= NEGLIGIBLE).max()), WIDEST)
-    return train, int(np.argmax(along[: train + 1] < TOLERABLE))
+    return STRIDE, int(np.argmax(along[: STRIDE + 1] < STRONG))
 
 
 def advise(autocorrelation: np.ndarray, floor: float, usable: int, side: int) -> Advice:
@@ -58,11 +55,11 @@ def advise(autocorrelation: np.ndarray, floor: float, usable: int, side: int) ->
     if floor < INVISIBLE:
         reasons.append(
             f"These images are clean, or nearly: in their quiet parts the noise is {255 * floor:.1f}/255, and under "
-            f"{255 * INVISIBLE:.0f}/255 it can hardly be seen. The rest is texture. Leave them as they are."
+            f"{255 * INVISIBLE:.1f}/255 it can hardly be seen. The rest is texture. Leave them as they are."
         )
-    elif strides is None:
+    if strides is None:
         reasons.append(
-            "The noise is too widely correlated: pixel-shuffle downsampling (PD) does not whiten it, and a blind-spot "
+            f"{'What noise there is' if reasons else 'The noise'} is too widely correlated: pixel-shuffle downsampling (PD) does not whiten it, and a blind-spot "
             "network would learn to copy it. Use BM3D or non-local means (`tbsn evaluate nlm` scores it), or start "
             "again from RAW files, before the camera's own processing and JPEG."
         )
@@ -82,8 +79,8 @@ def _plan(train: int, inference: int, recipe: str, minutes: float | None) -> lis
         why = "The noise is white already: train without PD (stride 1), and denoise without it; no detail is lost."
     else:
         why = (
-            f"Train with PD stride {train}: pixels that far apart have independent noise. Denoise with stride "
-            f"{inference}, which keeps more detail."
+            f"Train with PD stride {train}, as neighbours share their noise and pixels that far apart do not. Denoise "
+            f"with stride {inference}, which keeps more detail."
         )
     time = (
         f"Training takes about {minutes:.0f} minutes on the {os.cpu_count()} cores here (twice that on a processor "

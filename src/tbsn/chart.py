@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from tbsn.advice import NEGLIGIBLE
+from tbsn.advice import STRONG
 from tbsn.diagnose import Diagnosis, brightness, channel_names
 from tbsn.errors import InputError
 from tbsn.files import atomic
@@ -34,8 +34,8 @@ def draw(result: Diagnosis, path: Path) -> None:
     by_brightness.set(xlabel="brightness", ylabel="standard deviation (of 255)", title="Noise level", xlim=(0, 1))
     by_brightness.set_ylim(bottom=0)
     by_brightness.legend()
-    along.axhline(NEGLIGIBLE, color="black", linewidth=0.8, linestyle="--")
-    along.set(xlabel="distance in pixels", title="Autocorrelation (dashed: negligible)")
+    along.axhline(STRONG, color="black", linewidth=0.8, linestyle="--")
+    along.set(xlabel="distance in pixels", title="Autocorrelation (under the dashed line: white)")
     along.legend(fontsize="small")
     mean = noise.autocorrelation.mean(axis=0)
     shown = plane.imshow(mean, vmin=-1, vmax=1, cmap="RdBu_r", origin="lower")

@@ -29,7 +29,7 @@ LEVELS = 10
 
 @dataclass(frozen=True)
 class Method:
-    """What `benchmarks/noise_calibration.py` can choose without any clean image; for these values see docs/noise.md.
+    """What `benchmarks/noise_calibration.py` has chosen, without any clean image.
 
     ``patch``: side of the patches. ``content``: DCT coefficients up to this order (row + column) are left out as
     content. ``purest``: share of the patches that show the spectrum. ``split``: share of the noise energy that counts
@@ -40,14 +40,14 @@ class Method:
     """
 
     patch: int = 32
-    content: int = 2
-    purest: float = 0.1
-    split: float = 0.5
-    images: float | None = 0.5
-    quiet: float = 0.5
+    content: int = 5
+    purest: float = 0.05
+    split: float = 2 / 3
+    images: float | None = 0.25
+    quiet: float = 0.25
     reading: float | None = 0.5
-    floor_share: float = 0.1
-    floor_group: int = 1
+    floor_share: float = 0.2
+    floor_group: int = 0
 
 
 METHOD = Method()
