@@ -74,6 +74,7 @@ def train(
     folder: Annotated[Path, typer.Argument(help="Folder of noisy images, searched recursively.")],
     output: Run = Path("runs/teacher"),
     recipe: Annotated[str, typer.Option(help="sidd, dnd, cpu, or a YAML file.")] = "cpu",
+    pd: Annotated[str, typer.Option(help="PD stride: a number, or auto to diagnose. [default: the recipe's]")] = "",
     set_: Overrides = [],  # noqa: B006 (Typer copies it)
     resume: Resume = False,
     accept_changes: AcceptChanges = False,
@@ -86,7 +87,10 @@ def train(
     from tbsn.training.recipe import TrainRecipe, load_recipe
 
     start = runs.Start(device, resume, accept_changes, init, _seconds(max_time))
-    runs.train(folder, output, load_recipe(TrainRecipe, recipe, set_), start)
+    settings = load_recipe(TrainRecipe, recipe, set_)
+    if pd:
+        settings = settings.with_pd(_stride(pd, folder))
+    runs.train(folder, output, settings, start)
     print(f"trained: {output / 'model.safetensors'}")
 
 
@@ -152,6 +156,31 @@ def evaluate(
 
 
 @app.command()
+def diagnose(
+    inputs: Annotated[
+        list[Path], typer.Argument(metavar="INPUT...", help="Noisy image files or folders.", show_default=False)
+    ],
+    as_json: Annotated[Path | None, typer.Option("--json", help="Write everything measured to this file.")] = None,
+    picture: Annotated[Path | None, typer.Option(help="Draw it into this file: .png, .svg or .pdf.")] = None,
+) -> None:
+    """Tell what the noise is like, from noisy images alone, and how to train on it."""
+    from tbsn import diagnose as diagnosis
+    from tbsn.files import atomic
+
+    result = diagnosis.diagnose(inputs, lambda error: print(f"error: {error}", file=sys.stderr))
+    print("\n".join(diagnosis.describe(result)))
+    if as_json:
+        with atomic(as_json, "name a file in a writable folder with --json") as partial:
+            partial.write_text(json.dumps(diagnosis.as_dict(result), indent=1))
+    if picture:
+        from tbsn import chart
+
+        chart.draw(result, picture)
+    if result.failed:
+        raise typer.Exit(SOME_FAILED)
+
+
+@app.command()
 def export(
     model: Annotated[Path, typer.Argument(help="Run or safetensors file of a student.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="ONNX file.")] = Path("student.onnx"),
@@ -194,6 +223,18 @@ def _seconds(duration: str) -> float:
     if unit is None or not number.replace(".", "", 1).isdigit():
         raise InputError(f"--max-time {duration}", "not a duration", "write for example 90s, 30m or 2h")
     return float(number) * unit
+
+
+def _stride(pd: str, folder: Path) -> int:
+    if pd == "auto":
+        from tbsn.diagnose import pd_stride
+
+        stride = pd_stride(folder)
+        print(f"PD stride {stride}, by what `tbsn diagnose` found", file=sys.stderr)
+        return stride
+    if not pd.isdecimal() or int(pd) == 0:
+        raise InputError(f"--pd {pd}", "not a PD stride", "give a number of at least 1, or auto")
+    return int(pd)
 
 
 def _refuse_existing(output: Path, overwrite: bool) -> None:

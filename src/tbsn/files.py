@@ -12,15 +12,15 @@ PARTIAL = ".partial-"
 
 
 @contextmanager
-def atomic(path: Path) -> Iterator[Path]:
+def atomic(path: Path, remedy: str = "choose a writable folder with -o") -> Iterator[Path]:
     """A new name beside ``path`` to write to; it takes the place of ``path`` if the block ends well.
 
-    The temporary name keeps the suffix. Raises `InputError` if the folder cannot be written.
+    The temporary name keeps the suffix. Raises `InputError`, with ``remedy``, if ``path`` cannot be written.
     """
     try:
         handle, name = tempfile.mkstemp(prefix=PARTIAL, suffix=path.suffix, dir=path.parent)
     except OSError as error:
-        raise InputError(path, f"cannot write here ({error.strerror})", "choose a writable folder with -o") from error
+        raise InputError(path, f"cannot write here ({error.strerror})", remedy) from error
     partial = Path(name)
     try:
         os.close(handle)
@@ -30,7 +30,10 @@ def atomic(path: Path) -> Iterator[Path]:
         partial.chmod(0o666 & ~umask)
         with partial.open("rb") as written:
             os.fsync(written.fileno())
-        partial.replace(path)
+        try:
+            partial.replace(path)
+        except OSError as error:
+            raise InputError(path, f"cannot write here ({error.strerror})", remedy) from error
     finally:
         partial.unlink(missing_ok=True)
 

@@ -68,6 +68,12 @@ class TrainRecipe(Settings):
     fit: FitSettings = FitSettings()
 
 
+    def with_pd(self, stride: int) -> Self:
+        """The recipe with another PD stride, its crops as much larger or smaller: the network sees the same size."""
+        crop = self.fit.crop // self.pd * stride
+        return self.model_copy(update={"pd": stride, "fit": self.fit.model_copy(update={"crop": crop})})
+
+
 class TargetSettings(Settings):
     """What the student learns from: all of one PD pass of the teacher.
 

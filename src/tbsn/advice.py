@@ -1,0 +1,109 @@
+"""From what the noise is like to what to do about it. Every rule and constant is explained in docs/noise.md."""
+
+import os
+import shutil
+from dataclasses import dataclass
+
+import numpy as np
+
+from tbsn.settings import TeacherSettings
+
+STRONG = 0.204
+WIDE = 0.1
+STRIDE = 5
+INVISIBLE = 1.73 / 255
+TOO_FEW = 2_000_000
+CPU_MINUTES = 50
+MOST_CORES = 8
+CROPS = {"sidd": 640, "dnd": 480, "cpu": 160}
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What to do.
+
+    ``pd_train`` and ``pd_inference``: PD strides, 1 for no PD, None if no stride will do, or the images are clean. ``recipe``: for `tbsn train`.
+    ``minutes``: of training, None if not known. ``suits``: whether the method suits. ``sentences``: it all in words.
+    """
+
+    pd_train: int | None
+    pd_inference: int | None
+    recipe: str
+    minutes: float | None
+    suits: bool
+    sentences: tuple[str, ...]
+
+
+def pd_strides(autocorrelation: np.ndarray) -> tuple[int, int] | None:
+    """PD stride for training and for inference, from the autocorrelation (LAGS + 1, LAGS + 1), mean over channels.
+
+    1 if no lag is strong, as in white noise. None if PD with STRIDE would leave more than WIDE. Else STRIDE in
+    training, and in inference the least stride whose neighbours are not strongly correlated, so that less detail is
+    lost (asymmetric PD, AP-BSN, Lee et al., CVPR 2022, section 3.3).
+    """
+    along = np.maximum(np.abs(autocorrelation[0]), np.abs(autocorrelation[:, 0]))
+    if along[1:].max() < STRONG:
+        return 1, 1
+    if along[STRIDE:].max() >= WIDE:
+        return None
+    return STRIDE, int(np.argmax(along[: STRIDE + 1] < STRONG))
+
+
+def advise(autocorrelation: np.ndarray, floor: float, usable: int, side: int) -> Advice:
+    """Advice for noise of this autocorrelation and floor, on ``usable`` pixels, in images of at least ``side``."""
+    clean = floor < INVISIBLE
+    strides = pd_strides(autocorrelation)
+    recipe, minutes = _recipe(side)
+    reasons = []
+    if clean:
+        reasons.append(
+            f"These images are clean, or nearly: in their quiet parts the noise is {255 * floor:.1f}/255, and under "
+            f"{255 * INVISIBLE:.1f}/255 it can hardly be seen. The rest is texture. Leave them as they are."
+        )
+    if strides is None:
+        reasons.append(
+            f"{'What noise there is' if clean else 'The noise'} is too widely correlated: pixel-shuffle downsampling (PD) does not whiten it, and a blind-spot "
+            "network would learn to copy it. Use BM3D or non-local means (`tbsn evaluate nlm` scores it), or start "
+            "again from RAW files, before the camera's own processing and JPEG."
+        )
+    if usable < TOO_FEW:
+        reasons.append(
+            f"There are too few usable pixels to train on: {usable / 1e6:.1f} million; with fewer than "
+            f"{TOO_FEW / 1e6:.0f} million a network learns them by heart. Add images of the same camera, or use the "
+            "default model: `tbsn denoise`."
+        )
+    if clean or strides is None:
+        return Advice(None, None, recipe, minutes, False, tuple(reasons))
+    if reasons:
+        return Advice(*strides, recipe, minutes, False, tuple(reasons))
+    return Advice(*strides, recipe, minutes, True, tuple(_plan(*strides, recipe, minutes)))
+
+
+def _plan(train: int, inference: int, recipe: str, minutes: float | None) -> list[str]:
+    if train == 1:
+        why = "The noise is white already: train without PD (stride 1), and denoise without it; no detail is lost."
+    else:
+        why = (
+            f"Train with PD stride {train}, as neighbours share their noise and pixels that far apart do not. Denoise "
+            f"with stride {inference}, which keeps more detail."
+        )
+    time = (
+        f"Training takes about {minutes:.0f} minutes on the {os.cpu_count()} cores here (twice that on a processor "
+        "without bfloat16), distilling the fast student about as long again."
+        if minutes
+        else "Training takes 100,000 steps on the GPU: hours to a day."
+    )
+    targets = "" if inference == TeacherSettings.stride else f" --set targets.pd={inference}"
+    return [
+        why,
+        f"Train: tbsn train FOLDER --recipe {recipe} --pd {train}",
+        f"Then: tbsn distill FOLDER --teacher runs/teacher{targets}",
+        time,
+    ]
+
+
+def _recipe(side: int) -> tuple[str, float | None]:
+    """The recipe whose crops fit into images of ``side`` pixels, and its minutes; the paper's recipes need a GPU."""
+    if shutil.which("nvidia-smi") and side >= CROPS["dnd"]:
+        return "sidd" if side >= CROPS["sidd"] else "dnd", None
+    return "cpu", CPU_MINUTES / min(os.cpu_count() or 1, MOST_CORES)

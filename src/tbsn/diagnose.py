@@ -1,0 +1,184 @@
+"""What a folder of noisy images is like, and what to do about it: `tbsn diagnose`."""
+
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tbsn import images
+from tbsn.advice import CROPS, Advice, advise
+from tbsn.errors import InputError
+from tbsn.noise import LEVELS, METHOD, Noise, Survey, combine, survey
+
+MOST_IMAGES = 256
+CLIPPING = 0.01
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """Noise and advice for a set of images.
+
+    ``found`` and ``measured``: numbers of files; ``failed``: those that could not be read. ``pixels`` and ``usable``:
+    of all ``found``, if those measured are like the rest; usable are unclipped, in images large enough to train on.
+    ``black`` and ``white``: share of clipped values. ``jpeg``: share of images with a JPEG grid, ``jpeg_strength`` its
+    median strength there.
+    """
+
+    noise: Noise
+    advice: Advice
+    found: int
+    measured: int
+    failed: int
+    pixels: int
+    usable: int
+    side: int
+    black: float
+    white: float
+    jpeg: float
+    jpeg_strength: float
+
+
+def diagnose(inputs: Iterable[Path], failed: Callable[[InputError], None]) -> Diagnosis:
+    """Diagnose image files and folders, in memory that does not grow with their number: MOST_IMAGES, evenly, are read.
+
+    ``failed`` is told of each of several files that cannot be used. Raises `InputError` if there is none that can.
+    """
+    inputs = list(inputs)
+    paths = list(images.find(inputs))
+    if not paths:
+        suffixes = " ".join(images.SUFFIXES)
+        raise InputError(inputs[0], "no images in this folder", f"name files or folders with {suffixes}")
+    chosen = [paths[i] for i in np.unique(np.linspace(0, len(paths) - 1, min(len(paths), MOST_IMAGES)).astype(int))]
+    surveys: list[Survey] = []
+    for path in chosen:
+        try:
+            surveys.append(survey_file(path))
+        except InputError as error:
+            if len(chosen) == 1:
+                raise
+            failed(error)
+    if not surveys:
+        raise InputError(inputs[0], "none of these images can be measured", "name images that can be read")
+    return _conclude(surveys, len(paths), len(chosen) - len(surveys))
+
+
+def pd_stride(folder: Path) -> int:
+    """PD stride to train with on the images of a folder. Raises `InputError`, also where no stride suits.
+
+    What else speaks against training on them is a warning on standard error.
+    """
+    advice = diagnose([folder], lambda error: None).advice
+    if advice.pd_train is None:
+        raise InputError(folder, advice.sentences[0].rstrip("."), "or set a PD stride yourself")
+    for sentence in () if advice.suits else advice.sentences:
+        print(f"warning: {sentence}", file=sys.stderr)
+    return advice.pd_train
+
+
+def survey_file(path: Path) -> Survey:
+    """Measure one image file. Raises `InputError`."""
+    pixels = images.read(path).pixels
+    if min(pixels.shape[:2]) < METHOD.patch:
+        size = f"{pixels.shape[1]}x{pixels.shape[0]}"
+        raise InputError(path, f"is {size} pixels", f"both sides must be at least {METHOD.patch}")
+    return survey(pixels)
+
+
+def _conclude(surveys: list[Survey], found: int, failed: int) -> Diagnosis:
+    noise = combine(surveys)
+    share = found / (len(surveys) + failed)
+    large = [one for one in surveys if min(one.size) >= CROPS["cpu"]]
+    usable = round(share * sum(one.usable for one in large))
+    side = min((min(one.size) for one in large), default=0)
+    pixels = [one.size[0] * one.size[1] for one in surveys]
+    grids = [one.grid for one in surveys if one.grid]
+    return Diagnosis(
+        noise=noise,
+        advice=advise(noise.autocorrelation.mean(axis=0), noise.floor, usable, side),
+        found=found,
+        measured=len(surveys),
+        failed=failed,
+        pixels=round(share * sum(pixels)),
+        usable=usable,
+        side=min(min(one.size) for one in surveys),
+        black=float(np.average([one.black for one in surveys], weights=pixels)),
+        white=float(np.average([one.white for one in surveys], weights=pixels)),
+        jpeg=len(grids) / len(surveys),
+        jpeg_strength=float(np.median(grids)) if grids else 0.0,
+    )
+
+
+def describe(result: Diagnosis) -> list[str]:
+    """The diagnosis in lines of plain words."""
+    noise, names = result.noise, channel_names(result.noise)
+    levels = "  ".join(f"{name} {255 * level:.1f}" for name, level in zip(names, noise.level, strict=True))
+    spread = 255 * np.quantile(noise.per_image.mean(axis=1), (0.1, 0.9))
+    mean = noise.autocorrelation.mean(axis=0)
+    read = f"{result.found}" + (f" ({result.measured} measured)" if result.measured < result.found else "")
+    usable = f"{result.usable / 1e6:.1f} million usable (unclipped, in images of {CROPS['cpu']} pixels and more)"
+    return [
+        f"images          {read}, {result.pixels / 1e6:.1f} million pixels, {usable}",
+        f"noise level     {levels}  (standard deviation, of 255)",
+        f"  quietest parts {255 * noise.floor:.1f}  (median over images)",
+        f"  over images   {spread[0]:.1f} to {spread[1]:.1f}  (10 % to 90 %)",
+        f"  by brightness {_by_brightness(noise)}",
+        "autocorrelation  lag " + "".join(f"{lag:6d}" for lag in range(1, mean.shape[0])),
+        "  along rows         " + "".join(f"{value:6.2f}" for value in mean[0, 1:]),
+        "  along columns      " + "".join(f"{value:6.2f}" for value in mean[1:, 0]),
+        f"JPEG grid       {_jpeg(result)}",
+        f"clipping        {_clipping(result)}",
+        "",
+        *(f"- {sentence}" for sentence in result.advice.sentences),
+    ]
+
+
+def as_dict(result: Diagnosis) -> dict[str, Any]:
+    """Everything in the diagnosis as JSON knows it; null where nothing was seen."""
+    noise, advice = result.noise, result.advice
+    plain = {key: value for key, value in vars(result).items() if key not in ("noise", "advice")}
+    curve = [[None if np.isnan(value) else float(value) for value in row] for row in noise.curve]
+    return plain | {
+        "noise": {
+            "channels": channel_names(noise),
+            "level": noise.level.tolist(),
+            "per_image": noise.per_image.tolist(),
+            "floor": noise.floor,
+            "brightness": brightness().tolist(),
+            "level_by_brightness": curve,
+            "autocorrelation": noise.autocorrelation.tolist(),
+        },
+        "advice": vars(advice) | {"sentences": list(advice.sentences)},
+    }
+
+
+def channel_names(noise: Noise) -> list[str]:
+    """The names of the channels."""
+    return ["red", "green", "blue"] if len(noise.level) == 3 else ["grey"]
+
+
+def brightness() -> np.ndarray:
+    """The middle of each interval of brightness of a noise curve."""
+    return (np.arange(LEVELS) + 0.5) / LEVELS
+
+
+def _by_brightness(noise: Noise) -> str:
+    rms = np.sqrt((noise.curve**2).mean(axis=1))
+    seen = [f"{255 * level:.1f} at {100 * x:.0f} %" for x, level in zip(brightness(), rms, strict=True) if level > 0]
+    return ", ".join(seen) or "none"
+
+
+def _jpeg(result: Diagnosis) -> str:
+    if not result.jpeg:
+        return "none seen"
+    return (
+        f"in {100 * result.jpeg:.0f} % of the images, jumps {100 * result.jpeg_strength:.0f} % stronger at block edges"
+    )
+
+
+def _clipping(result: Diagnosis) -> str:
+    shares = f"{100 * result.black:.1f} % of the values are black, {100 * result.white:.1f} % white"
+    strong = max(result.black, result.white) >= CLIPPING
+    return f"{shares}{': the noise there is cut off' if strong else ''}"
