@@ -24,6 +24,7 @@ from tbsn.settings import TeacherSettings
 from tbsn.teacher import numpy_denoiser
 from tbsn.training import losses, runs
 from tbsn.training.fit import fit
+from tbsn.training.processes import open_fabric
 from tbsn.training.recipe import TrainRecipe, load_recipe
 from tbsn.training.runs import Start
 
@@ -41,10 +42,10 @@ def train(
     """Train for each seed and keep every checkpoint."""
     for seed in range(seeds):
         settings, run = load_recipe(TrainRecipe, recipe, [f"fit.seed={seed}"]), output / f"seed-{seed}"
-        fabric = runs.open_fabric("cpu", run)
+        fabric = open_fabric("cpu", run)
         runs.open_run(run, settings, Start())
-        photos = runs.open_photos(folder, run, settings.network.channels, output / "seed-0")
-        crops, held_back = runs.share_of_crops([photos], settings.fit, settings.pd, fabric)
+        photos = runs.open_photos(folder, run, settings.network.channels, settings.fit.crop, output / "seed-0")
+        crops, held_back = runs.open_crops([photos], settings.fit, settings.pd, runs.share(settings.fit, fabric))
         torch.manual_seed(seed)
         network = build(settings.network)
         kept = run / "weights"

@@ -12,8 +12,8 @@ channels, and the largest error of the autocorrelation at lags 1 to 3 in bars of
 most, since beyond that a result is just wrong. Chosen is the least mean over the cases: first what shapes the
 autocorrelation, by that error, for each split; then split and reading of the level, by both. The floor and the bounds
 are those which make the fewest wrong verdicts in sets of three pictures, in the middle of the widest gap. The bound of
-strong correlation is that for noise which can be seen, not the weakest: there texture stands in for the noise, and white
-noise taken for correlated costs some detail, but correlated noise taken for white costs everything. What wins is
+strong correlation is that for noise which can be seen, not the weakest: there texture stands in for the noise, and
+white noise taken for correlated costs some detail, but correlated noise taken for white costs everything. What wins is
 written into the code.
 """
 

@@ -26,8 +26,9 @@ from network import LiteralTBSN, memory
 from tbsn.network import TBSN
 from tbsn.network.files import build
 from tbsn.training import losses
-from tbsn.training.data import Crops, cached
+from tbsn.training.data import Crops
 from tbsn.training.memory import keep_freed_memory
+from tbsn.training.photos import cached
 from tbsn.training.recipe import TrainRecipe, load_recipe
 
 PARTS = ("data", "forward", "backward", "optimiser")
@@ -110,7 +111,7 @@ def measured(recipe: TrainRecipe, row: str, device: str, steps: int) -> dict[str
 def loader(recipe: TrainRecipe, folder: Path) -> Any:
     random = np.random.default_rng(0)
     images = ((str(i), random.integers(0, 256, (1000, 1000, 3), dtype=np.uint8)) for i in range(4))
-    photos = cached(images, folder, "")
+    photos = cached(lambda first: images, folder, "")
     fit = recipe.fit
     crops = Crops([photos], crop=fit.crop, places=range(fit.batch), stride=recipe.pd, augment=fit.augment, seed=0)
     return torch.utils.data.DataLoader(crops, batch_size=None, sampler=range(10_000), num_workers=0)

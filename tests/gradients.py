@@ -8,16 +8,16 @@ import torch
 from tbsn.network.files import build
 from tbsn.training import losses, runs
 from tbsn.training.fit import gradients
+from tbsn.training.photos import cached_folder
+from tbsn.training.processes import made_by_first, open_fabric
 from tbsn.training.recipe import TrainRecipe, load_recipe
 
 folder, run, output = map(Path, sys.argv[1:])
 settings = ["network={width: 8, group_channels: 8, blocks: [1, 1, 1], refinement: 1}", "fit.batch=4"]
 recipe = load_recipe(TrainRecipe, "cpu", settings)
-fabric = runs.open_fabric("cpu", run)
-with fabric.rank_zero_first():
-    run.mkdir(exist_ok=True)
-    photos = runs.open_photos(folder, run, 3)
-crops, _ = runs.share_of_crops([photos], recipe.fit, recipe.pd, fabric)
+fabric = open_fabric("cpu", run)
+photos = made_by_first(fabric, lambda: cached_folder(folder, run / "cache", 3))
+crops, _ = runs.open_crops([photos], recipe.fit, recipe.pd, runs.share(recipe.fit, fabric))
 torch.manual_seed(0)
 network = build(recipe.network).double()
 model = fabric.setup(network)

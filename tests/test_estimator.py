@@ -47,7 +47,7 @@ def test_what_cannot_be_learned_from_is_named() -> None:
         ([], "there are none"),
         ([np.full((200, 200), np.nan)], "image 0: has NaN"),
         ([NOISY, NOISY[..., :2]], "image 1: has 2 channels"),
-        ([NOISY[:100]], "smaller than the crop"),
+        ([NOISY[:100]], "under the crop"),
         ([np.zeros(9, np.uint8)], "has shape"),
     ):
         with pytest.raises(InputError, match=complaint):

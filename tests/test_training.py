@@ -1,5 +1,9 @@
 import json
-from collections.abc import Sequence
+import pickle
+import shutil
+import tracemalloc
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +14,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import save
+from tbsn import images
 from tbsn.errors import InputError
 from tbsn.network import UNet, UNetConfig
 from tbsn.network.files import load_network
 from tbsn.training import checkpoint, fit, losses, runs
-from tbsn.training.data import Crops, cached_folder, split
+from tbsn.training.data import Crops, split
 from tbsn.training.fit import learning_rate
+from tbsn.training.photos import cached, cached_folder
 from tbsn.training.recipe import DistillRecipe, FitSettings, TrainRecipe, load_recipe
 from tbsn.training.runs import Start
 
 TINY = ["network.width=8", "network.group_channels=8", "network.blocks=[1,1,1]", "network.refinement=1"]
 SHORT = ["fit.steps=6", "fit.batch=2", "fit.checkpoint_every=2", "fit.log_every=2", "fit.warmup=0", "fit.workers=0"]
+
+
+class StoppedError(Exception):
+    pass
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
@@ -36,10 +46,12 @@ def test_cache_holds_the_files_of_any_format_and_size(folder: Path, tmp_path: Pa
     save(folder / "grey.tif", deep)
     (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     photos = cached_folder(folder, tmp_path / "cache", channels=3)
-    assert {Path(name).name for name in photos.names} == {"01_14.png", "12_14.png", "letters.jpg", "grey.tif"}
-    assert len(photos.skipped) == 1 and "broken.png" in photos.skipped[0]
-    grey = photos[[Path(name).name for name in photos.names].index("grey.tif")]
+    names = [Path(photos.name(i)).name for i in range(len(photos))]
+    assert set(names) == {"01_14.png", "12_14.png", "letters.jpg", "grey.tif"} and photos.unusable == 1
+    assert [str(folder / "broken.png") in reason for reason in photos.skipped()] == [True]
+    grey = photos[names.index("grey.tif")]
     assert grey.dtype == np.uint16 and all(np.array_equal(grey[..., c], deep) for c in range(3))
+    assert len(pickle.dumps(photos)) < 1000, "a worker opens the cache; it is not sent the pixels"
 
 
 def test_cache_is_made_anew_only_when_the_folder_changes(folder: Path, tmp_path: Path) -> None:
@@ -51,14 +63,83 @@ def test_cache_is_made_anew_only_when_the_folder_changes(folder: Path, tmp_path:
     assert len(cached_folder(folder, tmp_path / "cache", 3)) == 2
 
 
+@pytest.mark.parametrize("event", ["gone", "new"])
+def test_a_folder_may_change_while_it_is_read(
+    folder: Path, tmp_path: Path, event: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = images.read
+
+    def meanwhile(path: Path) -> images.Photo:
+        if path.name == "01_14.png" and event == "gone":
+            (folder / "letters.jpg").unlink(missing_ok=True)
+        elif path.name == "01_14.png":
+            shutil.copy(path, folder / "new.png")
+        return read(path)
+
+    monkeypatch.setattr(images, "read", meanwhile)
+    photos = cached_folder(folder, tmp_path / "cache", 3)
+    assert 2 <= len(photos) + photos.unusable <= 4
+    again = cached_folder(folder, tmp_path / "cache", 3)
+    assert {Path(again.name(i)) for i in range(len(again))} == set(images.find([folder])) and not again.unusable
+
+
+def test_decoding_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    arrays = [random.integers(0, 256, (5, 7 + i, 3), dtype=np.uint8) for i in range(6)]
+    asked: list[int] = []
+
+    def decode(first: int, stop: int = 99) -> Iterator[tuple[str, np.ndarray | None]]:
+        for i in range(first, 6):
+            if i == stop:
+                raise StoppedError
+            asked.append(i)
+            yield (f"image {i}", arrays[i]) if i != 1 else ("image 1 is broken", None)
+
+    for stop in (3, 5):
+        with pytest.raises(StoppedError):
+            cached(partial(decode, stop=stop), tmp_path, "stamp")
+        with (tmp_path / "pixels.bin").open("ab") as file:
+            file.write(b"half an image")
+    photos = cached(decode, tmp_path, "stamp")
+    assert asked == [0, 1, 2, 3, 4, 5]
+    assert list(photos.skipped()) == ["image 1 is broken"]
+    assert all(np.array_equal(one, other) for one, other in zip(photos, arrays[:1] + arrays[2:], strict=True))
+    with pytest.raises(StoppedError):
+        cached(partial(decode, stop=0), tmp_path, "another stamp")
+
+
+def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path) -> None:
+    save(tmp_path / "one.png", np.zeros((2, 2, 3), np.uint8))
+    peaks = []
+    for count in (100, 3000):
+        for i in range(count):
+            link = tmp_path / f"{count}" / f"{i // 100}" / f"{i}.png"
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.hardlink_to(tmp_path / "one.png")
+        tracemalloc.start()
+        photos = cached_folder(tmp_path / f"{count}", tmp_path / f"cache{count}", 3)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert len(photos) == count
+    assert peaks[1] - peaks[0] < 200 * 2900, "bytes an image: what the index holds of it, and little else"
+
+
 def test_images_left_out_are_counted_and_listed(
     blocks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (blocks / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    save(blocks / "small.png", np.zeros((100, 300, 3), np.uint8))
     recipe = load_recipe(TrainRecipe, "cpu", [*TINY, *SHORT, "fit.steps=1"])
     runs.train(blocks, tmp_path / "run", recipe, Start("cpu"))
-    assert "1 images cannot be used and are left out" in capsys.readouterr().err
-    assert (tmp_path / "run" / "skipped.txt").read_text().startswith(str(blocks / "broken.png"))
+    assert "2 images cannot be used and are left out" in capsys.readouterr().err
+    broken, small = (tmp_path / "run" / "skipped.txt").read_text().splitlines()
+    assert broken.startswith(str(blocks / "broken.png"))
+    assert small.endswith("small.png: is 300x100, under the crop of 160")
+    for name in ("broken.png", "small.png"):
+        (blocks / name).unlink()
+    runs.train(blocks, tmp_path / "run", recipe, Start("cpu"))
+    assert "the images have changed" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "skipped.txt").exists()
 
 
 def test_crops_are_a_function_of_seed_and_step(folder: Path, tmp_path: Path) -> None:
@@ -123,10 +204,6 @@ def test_wrong_settings_are_named(overrides: list[str], named: str) -> None:
 def test_an_unknown_recipe_lists_the_known_ones() -> None:
     with pytest.raises(InputError, match="cpu, distill"):
         load_recipe(TrainRecipe, "sid", [])
-
-
-class StoppedError(Exception):
-    pass
 
 
 @pytest.mark.parametrize("stop", [1, 3, 4])
@@ -238,11 +315,12 @@ def test_a_loss_that_is_not_finite_stops_the_run(blocks: Path, tmp_path: Path, m
 def test_what_cannot_be_trained_on_is_named(folder: Path, tmp_path: Path) -> None:
     recipe = load_recipe(TrainRecipe, "cpu", [*TINY, *SHORT])
     (tmp_path / "empty").mkdir()
-    save(folder / "small.png", np.zeros((100, 300, 3), np.uint8))
+    (tmp_path / "small").mkdir()
+    save(tmp_path / "small" / "small.png", np.zeros((100, 300, 3), np.uint8))
     for place, complaint in (
         (tmp_path / "empty", "no images"),
         (tmp_path / "absent", "no images"),
-        (folder, "small.png"),
+        (tmp_path / "small", "small.png: is 300x100"),
     ):
         with pytest.raises(InputError, match=complaint):
             runs.train(place, tmp_path / f"run-{place.name}", recipe, Start("cpu"))

@@ -22,8 +22,9 @@ CROPS = {"sidd": 640, "dnd": 480, "cpu": 160}
 class Advice:
     """What to do.
 
-    ``pd_train`` and ``pd_inference``: PD strides, 1 for no PD, None if no stride will do, or the images are clean. ``recipe``: for `tbsn train`.
-    ``minutes``: of training, None if not known. ``suits``: whether the method suits. ``sentences``: it all in words.
+    ``pd_train`` and ``pd_inference``: PD strides, 1 for no PD, None if no stride will do, or the images are clean.
+    ``recipe``: for `tbsn train`. ``minutes``: of training, None if not known. ``suits``: whether the method suits.
+    ``sentences``: it all in words.
     """
 
     pd_train: int | None
@@ -62,9 +63,9 @@ def advise(autocorrelation: np.ndarray, floor: float, usable: int, side: int) ->
         )
     if strides is None:
         reasons.append(
-            f"{'What noise there is' if clean else 'The noise'} is too widely correlated: pixel-shuffle downsampling (PD) does not whiten it, and a blind-spot "
-            "network would learn to copy it. Use BM3D or non-local means (`tbsn evaluate nlm` scores it), or start "
-            "again from RAW files, before the camera's own processing and JPEG."
+            f"{'What noise there is' if clean else 'The noise'} is too widely correlated: pixel-shuffle downsampling "
+            "(PD) does not whiten it, and a blind-spot network would learn to copy it. Use BM3D or non-local means "
+            "(`tbsn evaluate nlm` scores it), or start again from RAW files, before the camera's own processing and JPEG."
         )
     if usable < TOO_FEW:
         reasons.append(

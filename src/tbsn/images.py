@@ -1,5 +1,6 @@
 """The one file that knows image formats: strict reading, atomic writing, metadata kept."""
 
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,9 +31,11 @@ def find(inputs: Iterable[Path]) -> Iterator[Path]:
     """Image files among the inputs; folders are searched recursively, hidden files left out."""
     for entry in inputs:
         if entry.is_dir():
-            for path in sorted(entry.rglob("*")):
-                if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file():
-                    yield path
+            for folder, subfolders, names in os.walk(entry):
+                subfolders.sort()
+                for path in map(Path(folder).joinpath, sorted(names)):
+                    if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file():
+                        yield path
         else:
             yield entry
 

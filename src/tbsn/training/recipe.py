@@ -67,7 +67,6 @@ class TrainRecipe(Settings):
     network: TBSNConfig = TBSNConfig()
     fit: FitSettings = FitSettings()
 
-
     def with_pd(self, stride: int) -> Self:
         """The recipe with another PD stride, its crops as much larger or smaller: the network sees the same size."""
         crop = self.fit.crop // self.pd * stride

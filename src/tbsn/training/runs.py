@@ -1,16 +1,12 @@
 """A run: a folder with its recipe, its log, its checkpoints and the weights that came of it."""
 
 import hashlib
+import itertools
 import json
-import os
-import platform
-import shlex
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +14,6 @@ import numpy as np
 import torch
 import yaml
 from lightning_fabric import Fabric
-from lightning_fabric.loggers.tensorboard import TensorBoardLogger
-from lightning_fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from tbsn import images
@@ -30,9 +24,10 @@ from tbsn.network.files import Network, build, load_network
 from tbsn.settings import TeacherSettings
 from tbsn.teacher import as_numpy, of_network, targets
 from tbsn.training import losses
-from tbsn.training.data import Crops, Photos, cached, cached_arrays, cached_folder, split
+from tbsn.training.data import Crops, split
 from tbsn.training.fit import computes_bf16, fit
-from tbsn.training.memory import keep_freed_memory
+from tbsn.training.photos import FACTS, Photos, cached, cached_arrays, cached_folder
+from tbsn.training.processes import made_by_first, open_fabric, record_start
 from tbsn.training.progress import progress
 from tbsn.training.recipe import DistillRecipe, FitSettings, Settings, TargetSettings, TrainRecipe
 
@@ -65,11 +60,14 @@ def train(source: Source, run: Path, recipe: TrainRecipe, start: Start) -> Netwo
     """
     _check_multiple(recipe.fit.crop // recipe.pd, 4 * recipe.network.window, recipe.fit.crop, recipe.pd)
     fabric = open_fabric(start.device, run)
-    with fabric.rank_zero_first():
-        if fabric.is_global_zero:
-            open_run(run, recipe, start)
-        photos = open_photos(source, run, recipe.network.channels)
-    return _fit(run, recipe, [photos], recipe.pd, fabric, start)
+    places = share(recipe.fit, fabric)
+
+    def prepare() -> Photos:
+        open_run(run, recipe, start)
+        return open_photos(source, run, recipe.network.channels, recipe.fit.crop)
+
+    photos = made_by_first(fabric, prepare)
+    return _fit(run, recipe, [photos], recipe.pd, places, fabric, start)
 
 
 def distill(source: Source, teacher_path: Path, run: Path, recipe: DistillRecipe, start: Start) -> Network:
@@ -82,12 +80,15 @@ def distill(source: Source, teacher_path: Path, run: Path, recipe: DistillRecipe
     if not isinstance(bsn, TBSN):
         raise InputError(teacher_path, "is a student, not a blind-spot network", "name the run of `tbsn train`")
     fabric = open_fabric(start.device, run)
-    with fabric.rank_zero_first():
-        if fabric.is_global_zero:
-            open_run(run, recipe, start)
-        photos = open_photos(source, run, recipe.network.channels, teacher_path)
-        taught = _targets(bsn, photos, recipe.targets, run, fabric.device)
-    return _fit(run, recipe, [photos, taught], 1, fabric, start)
+    places = share(recipe.fit, fabric)
+
+    def prepare() -> Photos:
+        open_run(run, recipe, start)
+        return open_photos(source, run, recipe.network.channels, recipe.fit.crop, teacher_path)
+
+    photos = made_by_first(fabric, prepare)
+    taught = made_by_first(fabric, lambda: _targets(bsn, photos, recipe.targets, run, fabric.device))
+    return _fit(run, recipe, [photos, taught], 1, places, fabric, start)
 
 
 def open_run(run: Path, recipe: Settings, start: Start) -> None:
@@ -125,12 +126,18 @@ def _changes(known: dict[str, Any], wanted: dict[str, Any], prefix: str = "") ->
 
 
 def _fit(
-    run: Path, recipe: TrainRecipe | DistillRecipe, stacks: list[Photos], stride: int, fabric: Fabric, start: Start
+    run: Path,
+    recipe: TrainRecipe | DistillRecipe,
+    stacks: list[Photos],
+    stride: int,
+    places: range,
+    fabric: Fabric,
+    start: Start,
 ) -> Network:
-    crops, held_back = share_of_crops(stacks, recipe.fit, stride, fabric)
+    crops, held_back = open_crops(stacks, recipe.fit, stride, places)
     network = _new_network(recipe, start.init)
     if fabric.is_global_zero:
-        _record_start(run, fabric)
+        record_start(run, fabric)
     loss = losses.blind_spot if isinstance(recipe, TrainRecipe) else losses.distillation
     sample = stacks[0][0][:SAMPLE, :SAMPLE]
 
@@ -144,25 +151,27 @@ def _fit(
     return fit(network, loss, crops, recipe.fit, run, fabric, start.max_seconds, held_back, watch)
 
 
-def share_of_crops(
-    stacks: list[Photos], settings: FitSettings, stride: int, fabric: Fabric
-) -> tuple[Crops, list[Sequence[Tensor]]]:
-    """The places of every batch that this process computes, and the batches that are held back.
-
-    Raises `InputError` if the batch cannot be shared.
-    """
-    share, rest = divmod(settings.batch, fabric.world_size * settings.accumulate)
+def share(settings: FitSettings, fabric: Fabric) -> range:
+    """The places of every batch that this process computes. Raises `InputError` if the batch cannot be shared."""
+    each, rest = divmod(settings.batch, fabric.world_size * settings.accumulate)
     if rest:
         parts = f"{fabric.world_size} processes x {settings.accumulate} parts"
         raise InputError(f"fit.batch={settings.batch}", f"cannot be shared by {parts}", "make it a multiple")
-    share *= settings.accumulate
-    places = range(fabric.global_rank * share, (fabric.global_rank + 1) * share)
-    training, held_back = split(len(stacks[0]), settings.hold_back, settings.seed)
+    each *= settings.accumulate
+    return range(fabric.global_rank * each, (fabric.global_rank + 1) * each)
+
+
+def open_crops(
+    stacks: list[Photos], settings: FitSettings, stride: int, places: range
+) -> tuple[Crops, list[Sequence[Tensor]]]:
+    """The batches to train on, and those that are held back."""
+    large = np.flatnonzero(stacks[0].sizes.min(axis=1) >= settings.crop)
+    training, held_back = split(len(large), settings.hold_back, settings.seed)
     cut = partial(Crops, stacks, crop=settings.crop, stride=stride, seed=settings.seed)
-    crops = cut(places=places, augment=settings.augment, among=training)
+    crops = cut(places=places, augment=settings.augment, among=large[training])
     if not len(held_back):
         return crops, []
-    seen = cut(places=range(settings.batch), augment=False, among=held_back)
+    seen = cut(places=range(settings.batch), augment=False, among=large[held_back])
     return crops, [seen[step] for step in range(HELD_BACK)]
 
 
@@ -180,69 +189,46 @@ def _new_network(recipe: TrainRecipe | DistillRecipe, init: Path | None) -> Netw
     return network
 
 
-def _record_start(run: Path, fabric: Fabric) -> None:
-    """A line in started.jsonl: when, by which command, with what."""
-    device = torch.cuda.get_device_name(fabric.device) if fabric.device.type == "cuda" else platform.processor()
-    facts = {
-        "time": time.strftime("%Y-%m-%d %H:%M:%S%z"),
-        "command": shlex.join(["tbsn", *sys.argv[1:]]),
-        "tbsn": version("tbsn"),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "system": platform.platform(),
-        "device": f"{fabric.device} {device}".strip(),
-        "processes": fabric.world_size,
-        "threads": torch.get_num_threads(),
-    }
-    with (run / "started.jsonl").open("a") as file:
-        file.write(json.dumps(facts) + "\n")
+def open_photos(source: Source, run: Path, channels: int, crop: int, other: Path | None = None) -> Photos:
+    """The images of a folder, or arrays, decoded once: into the run, unless the run ``other`` has them.
 
-
-def open_fabric(device: str, run: Path) -> Fabric:
-    """One process, or as many as torchrun has started."""
-    world, local = (int(os.environ.get(name, "1")) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
-    spread: dict[str, Any] = {"devices": local, "num_nodes": world // local}
-    if world > 1:
-        spread["strategy"] = "ddp"
-    logger = TensorBoardLogger(run, name="", version="tensorboard")
-    try:
-        fabric = Fabric(accelerator=device, loggers=logger, **spread)
-    except (ValueError, RuntimeError, MisconfigurationException) as error:
-        raise InputError(f"--device {device}", str(error).splitlines()[0], "use auto or cpu") from error
-    fabric.launch()
-    if fabric.device.type == "cpu":
-        keep_freed_memory()
-    return fabric
-
-
-def open_photos(source: Source, run: Path, channels: int, other: Path | None = None) -> Photos:
-    """The images of a folder, or arrays, decoded once: into the run, unless the run ``other`` has them."""
-    others = other and other / "cache"
-    if not isinstance(source, Path):
-        return cached_arrays(source, run / "cache", channels, others)
-    photos = cached_folder(source, run / "cache", channels, others)
-    if photos.skipped:
-        file = run / "skipped.txt"
-        file.write_text("\n".join(photos.skipped) + "\n")
-        print(f"{len(photos.skipped)} images cannot be used and are left out: see {file}", file=sys.stderr)
+    Says how many cannot be used, and lists them in ``skipped.txt``. Raises `InputError` if none can.
+    """
+    cache, others = run / "cache", other and other / "cache"
+    known = Photos(cache).stamp if (cache / FACTS).exists() else None
+    decode = cached_folder if isinstance(source, Path) else cached_arrays
+    photos = decode(source, cache, channels, others)  # type: ignore[arg-type]
+    if known not in (None, photos.stamp):
+        print("the images have changed since the last start, and are decoded again", file=sys.stderr)
+    small = np.flatnonzero(photos.sizes.min(axis=1) < crop).tolist()
+    sizes = photos.sizes.tolist()
+    reasons = (f"{photos.name(i)}: is {sizes[i][1]}x{sizes[i][0]}, under the crop of {crop}" for i in small)
+    if len(small) == len(photos):
+        raise InputError(run, f"no image is large enough: {next(reasons)}", "--set fit.crop=N, or take larger images")
+    skipped = run / "skipped.txt"
+    skipped.unlink(missing_ok=True)
+    if count := len(small) + photos.unusable:
+        with skipped.open("w", errors="surrogateescape") as file:
+            file.writelines(f"{reason}\n" for reason in itertools.chain(photos.skipped(), reasons))
+        print(f"{count} images cannot be used and are left out: see {skipped}", file=sys.stderr)
     return photos
 
 
 def _targets(bsn: TBSN, photos: Photos, settings: TargetSettings, run: Path, device: torch.device) -> Photos:
-    facts = [settings.model_dump_json(), photos.names, [float(p.detach().sum()) for p in bsn.parameters()]]
+    facts = [settings.model_dump_json(), photos.stamp, [float(p.detach().sum()) for p in bsn.parameters()]]
     stamp = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
     bsn = bsn.to(device)
     teach = as_numpy(targets(bsn, settings.pd, settings.estimate, settings.refinements, settings.seed), device)
 
-    def taught() -> Iterator[tuple[str, np.ndarray]]:
-        with progress("target", len(photos)) as report:
-            for index in range(len(photos)):
+    def taught(first: int) -> Iterator[tuple[str, np.ndarray]]:
+        with progress("target", len(photos), first) as report:
+            for index in range(first, len(photos)):
                 with torch.autocast(device.type, torch.bfloat16, enabled=computes_bf16(device)):
                     target = teach(images.to_float(photos[index]))
-                yield photos.names[index], images.from_float(target, np.dtype(np.uint16))
+                yield photos.name(index), images.from_float(target, np.dtype(np.uint16))
                 report(index + 1, "")
 
-    return cached(taught(), run / "targets", stamp)
+    return cached(taught, run / "targets", stamp)
 
 
 def _check_multiple(side: int, multiple: int, crop: int, pd: int) -> None:

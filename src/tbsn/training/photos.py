@@ -1,0 +1,244 @@
+"""Noisy images, decoded once into memory-mapped files: memory does not grow with their number."""
+
+import hashlib
+import itertools
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+
+from tbsn import images
+from tbsn.errors import InputError
+from tbsn.files import atomic
+
+CACHE_VERSION = 2
+SECONDS_BETWEEN_SYNCS = 5.0
+ALIGNMENT = 16
+PIXELS, INDEX, TEXTS, FACTS = "pixels.bin", "index.bin", "texts.bin", "facts.json"
+# One for every image asked for, the unusable too: those have a height of 0, and their text is the reason.
+ENTRY = np.dtype([
+    ("start", "<i8"), ("height", "<i4"), ("width", "<i4"), ("channels", "<i4"), ("bytes", "<i4"), ("text_end", "<i8"),
+])  # fmt: skip
+
+Decode = Callable[[int], Iterator[tuple[str, np.ndarray | None]]]
+
+
+class Photos(Sequence[np.ndarray]):
+    """Decoded images (h, w, c), uint8 or uint16, in a folder that `cached` has filled.
+
+    ``sizes`` (n, 2): heights and widths. ``stamp``: what they were made of. ``unusable``: how many
+    images are not here, see `skipped`.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory, self.stamp = directory, str(_facts(directory).get("stamp"))
+        self._entries = np.fromfile(directory / INDEX, ENTRY)
+        self._numbers = np.flatnonzero(self._entries["height"])
+        self.unusable = len(self._entries) - len(self._numbers)
+        used = self._entries[self._numbers]
+        self.sizes = np.stack([used["height"], used["width"]], axis=1)
+        self._pixels, self._texts = (_mapped(directory / name) for name in (PIXELS, TEXTS))
+
+    def __reduce__(self) -> tuple[type, tuple[Path]]:
+        """Sent to another process as the folder alone."""
+        return Photos, (self.directory,)
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __getitem__(self, index: int) -> np.ndarray:  # type: ignore[override]
+        start, *shape, size, _ = self._entries[self._numbers[index]].tolist()
+        dtype = np.dtype(f"u{size}")
+        return self._pixels[start : start + int(np.prod(shape)) * size].view(dtype).reshape(shape)
+
+    def name(self, index: int) -> str:
+        """The file or array that an image came from."""
+        return self._text(self._numbers[index])
+
+    def skipped(self) -> Iterator[str]:
+        """Why images that were asked for are not here."""
+        return map(self._text, np.flatnonzero(self._entries["height"] == 0).tolist())
+
+    def _text(self, number: int) -> str:
+        ends = self._entries["text_end"]
+        text = self._texts[ends[number - 1] if number else 0 : ends[number]].tobytes()
+        return text.decode("utf-8", "surrogateescape").rstrip("\n")
+
+
+def cached_folder(folder: Path, cache: Path, channels: int, other: Path | None = None) -> Photos:
+    """The images of a folder, searched recursively; decoded again only if the folder has changed.
+
+    Grey images are repeated to reach the channels. Images that cannot be used are left out: see `Photos.skipped`. A
+    cache of the same images at ``other`` serves as well. The folder may change meanwhile: what is not there any more is
+    skipped, what is new is found by the next call. Raises `InputError` if no image is found or can be used.
+    """
+
+    def stamped(digest: Callable[[bytes], None]) -> Iterator[Path]:
+        for path in images.find([folder]) if folder.is_dir() else ():
+            try:
+                facts = path.stat()
+            except FileNotFoundError:
+                continue
+            digest(f"{path.relative_to(folder)} {facts.st_size} {facts.st_mtime_ns}\n".encode(errors="surrogateescape"))
+            yield path
+
+    def new_digest() -> "hashlib._Hash":
+        return hashlib.sha256(f"{CACHE_VERSION} {channels}\n".encode())
+
+    before, after = new_digest(), new_digest()
+    if not any([True for _ in stamped(before.update)]):
+        raise InputError(folder, "no images in this folder", f"name a folder with {' '.join(images.SUFFIXES)} files")
+
+    def decode(first: int) -> Iterator[tuple[str, np.ndarray | None]]:
+        for path in itertools.islice(stamped(after.update), first, None):
+            try:
+                yield str(path), with_channels(path, images.read(path).pixels, channels)
+            except InputError as error:
+                yield str(error), None
+
+    stamp = before.hexdigest()
+    place = other if other and holds(other, stamp) else cache
+    return cached(decode, place, stamp, lambda: after.hexdigest())
+
+
+def cached_arrays(arrays: Sequence[np.ndarray], cache: Path, channels: int, other: Path | None = None) -> Photos:
+    """Arrays (h, w) or (h, w, c) of integers, or of floats in [0, 1], as `cached_folder` does files."""
+    shaped = [array[..., None] if array.ndim == 2 else array for array in arrays]
+    decoded = [(f"image {i}", with_channels(f"image {i}", image, channels)) for i, image in enumerate(shaped)]
+    if not decoded:
+        raise InputError("images", "there are none", "give at least one array")
+    digest = hashlib.sha256(f"{CACHE_VERSION}".encode())
+    for _, pixels in decoded:
+        digest.update(f"{pixels.shape} {pixels.dtype}".encode() + np.ascontiguousarray(pixels).tobytes())
+    stamp = digest.hexdigest()
+    place = other if other and holds(other, stamp) else cache
+    return cached(lambda first: iter(decoded[first:]), place, stamp)
+
+
+def cached(decode: Decode, cache: Path, stamp: str, stamp_after: Callable[[], str] | None = None) -> Photos:
+    """Images in a cache folder, which are those of this stamp: written now, unless they are there.
+
+    ``decode(first)`` gives the images from number ``first`` on: name and pixels, or the reason why it cannot be used
+    and None. What an interrupted call has written is kept. ``stamp_after`` is the stamp of what was decoded in the end.
+    Raises `InputError` if no image can be used, or the folder cannot be written.
+    """
+    if holds(cache, stamp):
+        return Photos(cache)
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        if _facts(cache).get("stamp") != stamp:
+            for name in (FACTS, INDEX, TEXTS, PIXELS):
+                (cache / name).unlink(missing_ok=True)
+            _write_facts(cache, stamp, whole=False)
+        with _Writer(cache) as writer:
+            for text, pixels in decode(writer.entries):
+                writer.add(text, pixels)
+        photos = Photos(cache)
+        if len(photos):
+            _write_facts(cache, stamp_after() if stamp_after else stamp, whole=True)
+            return Photos(cache)
+    except OSError as error:
+        remedy = "make room there, or choose another folder with -o; the same command goes on"
+        raise InputError(cache, f"cannot be written ({error.strerror})", remedy) from error
+    first, *others = photos.skipped()
+    more = f"; {len(others)} others cannot be used either" if others else ""
+    raise InputError(cache, f"no image can be used: {first}{more}", "name a folder of images that can be read")
+
+
+def holds(cache: Path, stamp: str) -> bool:
+    """Whether a cache folder is whole and of this stamp."""
+    return _facts(cache) == {"stamp": stamp, "whole": True}
+
+
+class _Writer:
+    """Appends images to a cache folder. After a crash, a power cut too, all but the last seconds are still there."""
+
+    def __init__(self, cache: Path) -> None:
+        self._files = {name: (cache / name).open("ab") for name in (PIXELS, TEXTS, INDEX)}
+        whole = np.fromfile(cache / INDEX, ENTRY)
+        self.entries = len(whole)
+        self._pixels, self._texts = 0, 0
+        if self.entries:
+            *_, last = whole
+            size = int(last["height"]) * int(last["width"]) * int(last["channels"]) * int(last["bytes"])
+            self._pixels, self._texts = int(last["start"]) + _aligned(size), int(last["text_end"])
+        for name, position in ((PIXELS, self._pixels), (TEXTS, self._texts), (INDEX, ENTRY.itemsize * self.entries)):
+            self._files[name].truncate(position)
+        self._waiting: list[bytes] = []
+        self._synced = time.monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        try:
+            self._sync()
+        finally:
+            for file in self._files.values():
+                file.close()
+
+    def add(self, text: str, pixels: np.ndarray | None) -> None:
+        """Append an image of this name, or the reason why there is none."""
+        shape, size = (pixels.shape, pixels.itemsize) if pixels is not None else ((0, 0, 0), 0)
+        encoded = text.encode("utf-8", "surrogateescape") + b"\n"
+        start, self._texts = self._pixels, self._texts + len(encoded)
+        self._files[TEXTS].write(encoded)
+        if pixels is not None:
+            self._files[PIXELS].write(np.ascontiguousarray(pixels).data)
+            self._files[PIXELS].write(bytes(-pixels.nbytes % ALIGNMENT))
+            self._pixels += _aligned(pixels.nbytes)
+        self._waiting.append(np.array((start, *shape, size, self._texts), ENTRY).tobytes())
+        self.entries += 1
+        if time.monotonic() - self._synced > SECONDS_BETWEEN_SYNCS:
+            self._sync()
+
+    def _sync(self) -> None:
+        """Entries reach the disk after the pixels and texts that they speak of."""
+        for name in (PIXELS, TEXTS, INDEX):
+            if name == INDEX:
+                self._files[INDEX].write(b"".join(self._waiting))
+            self._files[name].flush()
+            os.fsync(self._files[name].fileno())
+        self._waiting = []
+        self._synced = time.monotonic()
+
+
+def with_channels(name: object, pixels: np.ndarray, channels: int) -> np.ndarray:
+    """Pixels (h, w, c) as uint8 or uint16 with this number of channels, grey repeated. Raises `InputError`."""
+    if pixels.ndim != 3:
+        raise InputError(name, f"has shape {pixels.shape}", "give (h, w) or (h, w, c)")
+    if pixels.dtype not in (np.uint8, np.uint16):
+        values = images.to_float(pixels)
+        if not np.isfinite(values).all():
+            raise InputError(name, "has NaN or infinite values", "replace them by finite ones")
+        if values.min() < 0 or values.max() > 1:
+            found = f"{values.min():g} to {values.max():g}"
+            raise InputError(name, f"has values from {found}", "scale floats to 0 to 1, all images by the same factor")
+        pixels = images.from_float(values, np.dtype(np.uint16))
+    if pixels.shape[2] == channels:
+        return pixels
+    if pixels.shape[2] == 1:
+        return np.repeat(pixels, channels, axis=2)
+    remedy = f"--set network.channels={pixels.shape[2]}"
+    raise InputError(name, f"has {pixels.shape[2]} channels, the network {channels}", remedy)
+
+
+def _mapped(path: Path) -> np.ndarray:
+    return np.memmap(path, np.uint8, "r") if path.stat().st_size else np.empty(0, np.uint8)
+
+
+def _aligned(size: int) -> int:
+    return -(-size // ALIGNMENT) * ALIGNMENT
+
+
+def _facts(cache: Path) -> dict[str, object]:
+    return json.loads((cache / FACTS).read_text()) if (cache / FACTS).exists() else {}
+
+
+def _write_facts(cache: Path, stamp: str, whole: bool) -> None:
+    with atomic(cache / FACTS) as partial:
+        partial.write_text(json.dumps({"stamp": stamp, "whole": whole}))
