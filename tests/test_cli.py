@@ -140,6 +140,36 @@ def test_from_noisy_photos_to_an_exported_student(folder: Path, tmp_path: Path) 
     assert tbsn("denoise", folder / "01_14.png", "--model", teacher, "-o", tmp_path / "by_teacher.png").returncode == 0
 
 
+@pytest.mark.parametrize("dtype", [np.uint16, np.float32])
+def test_images_of_five_channels_train_and_are_denoised(tmp_path: Path, dtype: type) -> None:
+    stack = np.random.default_rng(0).random((170, 180, 5))
+    pixels = images.from_float(stack.astype(np.float32), np.dtype(dtype))
+    (tmp_path / "stacks").mkdir()
+    save(tmp_path / "stacks" / "a.tif", pixels)
+    five = settings("network.channels=5", *SHORT)
+    for verb, more in (
+        ("train", settings(*TINY)),
+        ("distill", ["--teacher", tmp_path / "train", *settings("network.width=8")]),
+    ):
+        done = tbsn(verb, tmp_path / "stacks", "-o", tmp_path / verb, *five, *more)
+        assert done.returncode == 0, done.stderr
+    assert tbsn("export", tmp_path / "distill", "-o", tmp_path / "five.onnx").returncode == 0
+    done = tbsn("denoise", tmp_path / "stacks", "-o", tmp_path / "out", "--model", tmp_path / "five.onnx")
+    assert done.returncode == 0, done.stderr
+    out = images.read(tmp_path / "out" / "a.tif", 5)
+    assert out.pixels.shape == pixels.shape and out.pixels.dtype == dtype
+    refused = tbsn("denoise", tmp_path / "stacks", "-o", tmp_path / "other")
+    assert refused.returncode == 3 and "a.tif: has 5 channels, the model 3" in refused.stderr
+    assert tbsn("diagnose", tmp_path / "stacks", "--picture", tmp_path / "noise.png").returncode == 0
+
+
+def test_floats_beyond_one_are_not_clipped_silently(tmp_path: Path) -> None:
+    (tmp_path / "counts").mkdir()
+    save(tmp_path / "counts" / "a.tif", np.full((170, 180, 3), 900, np.float32))
+    done = tbsn("train", tmp_path / "counts", "-o", tmp_path / "run", *settings(*TINY, *SHORT))
+    assert done.returncode == 2 and "a.tif: has values from 900 to 900; scale floats to 0 to 1" in done.stderr
+
+
 def test_evaluate_shows_every_image_and_the_mean(folder: Path, tmp_path: Path) -> None:
     (folder / "letters.jpg").unlink()
     done = tbsn("evaluate", "noisy", folder, folder, "--json", tmp_path / "scores.json")

@@ -104,3 +104,16 @@ def test_failed_write_leaves_nothing(tmp_path: Path, photo: Path) -> None:
 def test_every_level_survives_the_way_through_float(dtype: type, level: int) -> None:
     pixels = np.array([level % (np.iinfo(dtype).max + 1)], dtype)
     assert images.from_float(images.to_float(pixels), np.dtype(dtype)) == pixels
+
+
+@pytest.mark.parametrize("channels", [2, 4, 5, 8])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_as_many_channels_as_are_expected_are_no_alpha(tmp_path: Path, channels: int, dtype: type) -> None:
+    pixels = RANDOM.integers(0, 200, (5, 7, channels)).astype(dtype)
+    photo = images.read(save(tmp_path / "a.tif", pixels), channels)
+    assert photo.alpha is None and np.array_equal(photo.pixels, pixels)
+    images.write(tmp_path / "b.tif", photo.pixels, photo)
+    again = images.read(tmp_path / "b.tif", channels)
+    assert again.pixels.dtype == dtype and np.array_equal(again.pixels, pixels)
+    with pytest.raises(InputError, match="channels"):
+        images.read(save(tmp_path / "nine.tif", np.zeros((4, 4, 9), np.uint8)))

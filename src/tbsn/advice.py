@@ -38,16 +38,16 @@ class Advice:
 def pd_strides(autocorrelation: np.ndarray) -> tuple[int, int] | None:
     """PD stride for training and for inference, from the autocorrelation (LAGS + 1, LAGS + 1), mean over channels.
 
-    1 if no lag is strong, as in white noise. None if PD with STRIDE would leave more than WIDE. Else STRIDE in
-    training, and in inference the least stride whose neighbours are not strongly correlated, so that less detail is
-    lost (asymmetric PD, AP-BSN, Lee et al., CVPR 2022, section 3.3).
+    1 if no lag is strong, as in white noise. Else STRIDE in training, and in inference the least stride whose
+    neighbours are not strongly correlated, so that less detail is lost (asymmetric PD, AP-BSN, Lee et al., CVPR 2022,
+    section 3.3). None if that is not less than STRIDE, or PD with STRIDE would leave more than WIDE.
     """
     along = np.maximum(np.abs(autocorrelation[0]), np.abs(autocorrelation[:, 0]))
     if along[1:].max() < STRONG:
         return 1, 1
-    if along[STRIDE:].max() >= WIDE:
+    if along[STRIDE:].max() >= WIDE or along[STRIDE - 1] >= STRONG:
         return None
-    return STRIDE, int(np.argmax(along[: STRIDE + 1] < STRONG))
+    return STRIDE, int(np.argmax(along[:STRIDE] < STRONG))
 
 
 def advise(autocorrelation: np.ndarray, floor: float, usable: int, side: int) -> Advice:
@@ -58,14 +58,14 @@ def advise(autocorrelation: np.ndarray, floor: float, usable: int, side: int) ->
     reasons = []
     if clean:
         reasons.append(
-            f"These images are clean, or nearly: in their quiet parts the noise is {255 * floor:.1f}/255, and under "
-            f"{255 * INVISIBLE:.1f}/255 it can hardly be seen. The rest is texture. Leave them as they are."
+            f"These images are clean, or nearly: in their quiet parts the noise is {255 * floor:.2f}/255, and under "
+            f"{255 * INVISIBLE:.2f}/255 it can hardly be seen. The rest is texture. Leave them as they are."
         )
     if strides is None:
         reasons.append(
             f"{'What noise there is' if clean else 'The noise'} is too widely correlated: pixel-shuffle downsampling "
             "(PD) does not whiten it, and a blind-spot network would learn to copy it. Use BM3D or non-local means "
-            "(`tbsn evaluate nlm` scores it), or start again from RAW files, before the camera's own processing and JPEG."
+            "(`tbsn evaluate nlm` scores it), or start again from RAW files, before camera processing and JPEG."
         )
     if usable < TOO_FEW:
         reasons.append(

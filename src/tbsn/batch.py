@@ -1,11 +1,10 @@
 """Files in, files out."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-
 from tbsn import images
+from tbsn.denoiser import Denoiser
 from tbsn.errors import InputError
 
 SUFFIX = "_denoised"
@@ -36,9 +35,11 @@ def plan(inputs: list[Path], output: Path | None, overwrite: bool) -> list[tuple
     return planned
 
 
-def denoise_file(denoise: Callable[[np.ndarray], np.ndarray], source: Path, target: Path) -> None:
+def denoise_file(denoise: Denoiser, source: Path, target: Path) -> None:
     """Denoise one image file into another of the same depth, with its metadata. Raises `InputError`."""
-    photo = images.read(source)
+    photo = images.read(source, denoise.channels)
+    if (found := photo.pixels.shape[2]) not in (1, denoise.channels):
+        raise InputError(source, f"has {found} channels, the model {denoise.channels}", "train a model on such images")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -47,7 +48,7 @@ def denoise_file(denoise: Callable[[np.ndarray], np.ndarray], source: Path, targ
 
 
 def denoise_files(
-    denoise: Callable[[np.ndarray], np.ndarray], planned: list[tuple[Path, Path | InputError]]
+    denoise: Denoiser, planned: list[tuple[Path, Path | InputError]]
 ) -> Iterator[tuple[Path, Path | InputError]]:
     """Work through a plan, one bad file never stopping the rest; each input with its result or what was wrong."""
     for source, target in planned:

@@ -28,9 +28,10 @@ def draw(result: Diagnosis, path: Path) -> None:
     for channel, name in enumerate(channel_names(noise)):
         x = brightness()
         seen = ~np.isnan(noise.curve[:, channel])
-        by_brightness.plot(x[seen], 255 * noise.curve[seen, channel], "o-", color=COLOURS[name], label=name)
-        along.plot(noise.autocorrelation[channel, 0], "o-", color=COLOURS[name], label=f"{name}, along rows")
-        along.plot(noise.autocorrelation[channel, :, 0], "s:", color=COLOURS[name], label="along columns", mfc="none")
+        colour = COLOURS.get(name, f"C{channel}")
+        by_brightness.plot(x[seen], 255 * noise.curve[seen, channel], "o-", color=colour, label=name)
+        along.plot(noise.autocorrelation[channel, 0], "o-", color=colour, label=f"{name}, along rows")
+        along.plot(noise.autocorrelation[channel, :, 0], "s:", color=colour, label="along columns", mfc="none")
     by_brightness.set(xlabel="brightness", ylabel="standard deviation (of 255)", title="Noise level", xlim=(0, 1))
     by_brightness.set_ylim(bottom=0)
     by_brightness.legend()

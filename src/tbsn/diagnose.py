@@ -156,7 +156,8 @@ def as_dict(result: Diagnosis) -> dict[str, Any]:
 
 def channel_names(noise: Noise) -> list[str]:
     """The names of the channels."""
-    return ["red", "green", "blue"] if len(noise.level) == 3 else ["grey"]
+    count = len(noise.level)
+    return {1: ["grey"], 3: ["red", "green", "blue"]}.get(count) or [f"channel {i + 1}" for i in range(count)]
 
 
 def brightness() -> np.ndarray:

@@ -15,12 +15,13 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp")
 MAX_PIXELS = 1 << 30
 KEPT_BLOBS = ("icc-profile-data", "exif-data", "xmp-data", "iptc-data")
 DEPTHS = {"uchar": np.uint8, "ushort": np.uint16, "float": np.float32}
+MAX_CHANNELS = 8
 CONVERT = "convert it to 8- or 16-bit grey or RGB"
 
 
 @dataclass(frozen=True)
 class Photo:
-    """A decoded image file: ``pixels`` (h, w, 1 or 3) uint8, uint16 or float32, and what to carry to the output."""
+    """A decoded image file: ``pixels`` (h, w, c) uint8, uint16 or float32, and what to carry to the output."""
 
     pixels: np.ndarray
     alpha: np.ndarray | None
@@ -40,11 +41,12 @@ def find(inputs: Iterable[Path]) -> Iterator[Path]:
             yield entry
 
 
-def read(path: Path) -> Photo:
+def read(path: Path, channels: int = 3) -> Photo:
     """Decode a PNG, JPEG, TIFF or WebP file, by its content, whole or not at all.
 
-    Raises `InputError` for a missing, empty, damaged or non-image file, one whose pixels are not grey or RGB at a depth
-    of 8, 16 or float 32 bits, and NaN or infinite values.
+    Two or four channels are grey or RGB with alpha, unless just so many ``channels`` are expected, or the file says
+    that it has no colour. Raises `InputError` for a missing, empty, damaged or non-image file, one of more than 8
+    channels, in another colour space, or of a depth other than 8, 16 or float 32 bits, and NaN or infinite values.
     """
     if not path.is_file():
         raise InputError(path, "no such file" if not path.exists() else "not a file", "check the name")
@@ -59,8 +61,10 @@ def read(path: Path) -> Photo:
     array = array.reshape(image.height, image.width, image.bands)
     if array.dtype == np.float32 and not np.isfinite(array).all():
         raise InputError(path, "has NaN or infinite values", "replace them by finite ones")
-    alpha = array[..., -1:] if image.hasalpha() else None
-    return Photo(array[..., :-1] if image.hasalpha() else array, alpha, image)
+    coloured = image.bands == 2 or image.interpretation != "b-w"
+    if image.bands in (2, 4) and coloured and image.bands != channels:
+        return Photo(array[..., :-1], array[..., -1:], image)
+    return Photo(array, None, image)
 
 
 def write(path: Path, pixels: np.ndarray, like: Photo | None = None) -> None:
@@ -112,10 +116,9 @@ def from_float(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
 
 
 def _check(path: Path, image: pyvips.Image) -> None:
-    colours = image.bands - image.hasalpha()
     if image.width * image.height > MAX_PIXELS:
         raise InputError(path, f"claims {image.width}x{image.height} pixels", "cut it to under 2^30 pixels")
-    if image.interpretation in ("cmyk", "lab", "labs", "xyz", "hsv", "lch") or colours not in (1, 3):
+    if image.interpretation in ("cmyk", "lab", "labs", "xyz", "hsv", "lch") or image.bands > MAX_CHANNELS:
         raise InputError(path, f"is {image.interpretation} with {image.bands} channels", CONVERT)
     if image.format not in DEPTHS:
         raise InputError(path, f"has pixels of type {image.format}", CONVERT)

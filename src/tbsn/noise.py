@@ -24,7 +24,6 @@ LAGS = 8
 RINGS = 16
 CLIPPED_PATCH = 0.05
 GROUPS = 4
-NEXT = 8
 LEVELS = 10
 
 
@@ -172,16 +171,12 @@ def autocovariance(spectrum: np.ndarray, content: int = METHOD.content) -> np.nd
 
     The power is linear in the autocovariance: P = A r Aᵀ, with A[k, d] the sum over i of c_k(i) c_k(i + d), twice for
     d > 0. It is solved by least squares with lags up to half a patch. The coefficients up to the order ``content`` are
-    content: a Gaussian takes their place, fitted to the NEXT orders and nowhere rising with frequency.
+    content: their place is taken by the mean of the next two orders.
     """
-    side = len(spectrum)
-    squared = np.add.outer(np.arange(side) ** 2, np.arange(side) ** 2)
-    near = (order(side) > content) & (order(side) <= content + NEXT)
-    logarithm = np.log(np.maximum(spectrum[near], 1e-12))
-    fall = min(np.polyfit(squared[near], logarithm, 1)[0], 0)
-    gaussian = np.exp(fall * squared)
-    filled = np.where(order(side) <= content, gaussian * spectrum[near].mean() / gaussian[near].mean(), spectrum)
-    solve = _solve(side)
+    distance = order(len(spectrum))
+    next_orders = (distance > content) & (distance <= content + 2)
+    filled = np.where(distance <= content, spectrum[next_orders].mean(), spectrum)
+    solve = _solve(len(spectrum))
     return (solve @ filled @ solve.T)[: LAGS + 1, : LAGS + 1]
 
 

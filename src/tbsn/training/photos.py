@@ -96,7 +96,7 @@ def cached_folder(folder: Path, cache: Path, channels: int, other: Path | None =
     def decode(first: int) -> Iterator[tuple[str, np.ndarray | None]]:
         for path in itertools.islice(stamped(after.update), first, None):
             try:
-                yield str(path), with_channels(path, images.read(path).pixels, channels)
+                yield str(path), with_channels(path, images.read(path, channels).pixels, channels)
             except InputError as error:
                 yield str(error), None
 
