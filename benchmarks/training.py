@@ -4,7 +4,7 @@
 
 Every row is a process of its own, and rows take turns for ``--rounds``; times are medians over all steps of a row but
 the first of each process. Peak memory is the most that the process held (Linux), or the device did. Crops are cut from
-random images in the memory-mapped cache, as in training. ``--device cuda`` measures a GPU, ``--compile`` adds
+random images in the memory-mapped cache and loaded as in training. ``--device cuda`` measures a GPU, ``--compile`` adds
 torch.compile.
 """
 
@@ -27,6 +27,7 @@ from tbsn.network import TBSN
 from tbsn.network.files import build
 from tbsn.training import losses
 from tbsn.training.data import Crops
+from tbsn.training.fit import loader
 from tbsn.training.memory import keep_freed_memory
 from tbsn.training.photos import cached
 from tbsn.training.recipe import TrainRecipe, load_recipe
@@ -52,8 +53,8 @@ def main(
         side = settings.fit.crop // settings.pd
         pixels = settings.fit.batch * side**2
         print(f"\nRecipe `{name}`, {settings.fit.batch} x {side}x{side}, {device}, torch {torch.__version__}\n")
-        print(f"| | steps/s | pixels/s | to literal | peak MiB | to literal | {' | '.join(PARTS)} |")
-        print("|---" * (6 + len(PARTS)) + "|")
+        print(f"| | steps/s | pixels/s | to literal | peak MiB | to literal | {' | '.join(PARTS)} | waiting for data |")
+        print("|---" * (7 + len(PARTS)) + "|")
         rows = ROWS + COMPILED * compiled
         found: dict[str, list[dict[str, Any]]] = {row: [] for row in rows}
         for _ in range(rounds):
@@ -66,7 +67,8 @@ def main(
             first = first or (rate, peak)
             shares = " | ".join(f"{1000 * times[part]:.0f} ms" for part in PARTS)
             ratios = f"{rate / first[0]:.2f} | {peak:.0f} | {peak / first[1]:.2f}"
-            print(f"| {row} | {rate:.3f} | {rate * pixels:,.0f} | {ratios} | {shares} |", flush=True)
+            waiting = f"{100 * times['data'] * rate:.1f} %"
+            print(f"| {row} | {rate:.3f} | {rate * pixels:,.0f} | {ratios} | {shares} | {waiting} |", flush=True)
 
 
 def in_own_process(recipe: str, row: str, device: str, steps: int) -> dict[str, Any]:
@@ -88,7 +90,7 @@ def measured(recipe: TrainRecipe, row: str, device: str, steps: int) -> dict[str
     run = LiteralTBSN(network) if form == "literal" else torch.compile(model) if "compile" in options else model
     times: dict[str, list[float]] = {part: [] for part in PARTS}
     with tempfile.TemporaryDirectory() as folder:
-        batches = iter(loader(recipe, Path(folder)))
+        batches = iter(loader(crops(recipe, Path(folder)), recipe.fit, 0))
         for _ in range(steps + 1):
             clock = [now(fabric)]
             batch = [part.to(fabric.device) for part in next(batches)]
@@ -108,13 +110,12 @@ def measured(recipe: TrainRecipe, row: str, device: str, steps: int) -> dict[str
     return {part: values[1:] for part, values in times.items()} | {"peak": peak}
 
 
-def loader(recipe: TrainRecipe, folder: Path) -> Any:
+def crops(recipe: TrainRecipe, folder: Path) -> Crops:
     random = np.random.default_rng(0)
     images = ((str(i), random.integers(0, 256, (1000, 1000, 3), dtype=np.uint8)) for i in range(4))
     photos = cached(lambda first: images, folder, "")
     fit = recipe.fit
-    crops = Crops([photos], crop=fit.crop, places=range(fit.batch), stride=recipe.pd, augment=fit.augment, seed=0)
-    return torch.utils.data.DataLoader(crops, batch_size=None, sampler=range(10_000), num_workers=0)
+    return Crops([photos], crop=fit.crop, places=range(fit.batch), stride=recipe.pd, augment=fit.augment, seed=0)
 
 
 def now(fabric: Fabric) -> float:

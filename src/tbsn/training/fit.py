@@ -62,7 +62,7 @@ def fit(
         progress("step", settings.steps, state.step, fabric.is_global_zero) as report,
         remembered_signal() as received,
     ):
-        for batch in _loader(batches, settings, state.step):
+        for batch in loader(batches, settings, state.step):
             fraction = max(state.step / settings.steps, state.seconds / max_seconds)
             state.set_learning_rate(learning_rate(settings, state.step, fraction))
             parts = zip(*(part.to(fabric.device).chunk(settings.accumulate) for part in batch), strict=True)
@@ -230,7 +230,8 @@ def _agreed(fabric: Fabric, stop: int, seconds: float) -> tuple[int, float]:
     return int(values[0]), float(values[1])
 
 
-def _loader(batches: Dataset[tuple[Tensor, ...]], settings: FitSettings, start: int) -> DataLoader[Any]:
+def loader(batches: Dataset[tuple[Tensor, ...]], settings: FitSettings, start: int) -> DataLoader[Any]:
+    """Batches from number ``start`` on; by ``settings.workers`` processes, or else by this one."""
     workers: dict[str, Any] = {}
     if settings.workers:
         workers = {"multiprocessing_context": "spawn", "persistent_workers": True, "worker_init_fn": ignore_signals}
