@@ -89,7 +89,7 @@ def train(
     start = runs.Start(device, resume, accept_changes, init, _seconds(max_time))
     settings = load_recipe(TrainRecipe, recipe, set_)
     if pd:
-        settings = settings.with_pd(_stride(pd, folder))
+        settings = settings.with_pd(_stride(pd, folder, output, settings.network.channels))
     runs.train(folder, output, settings, start)
     print(f"trained: {output / 'model.safetensors'}")
 
@@ -220,16 +220,20 @@ def _seconds(duration: str) -> float:
     number, unit = duration[:-1], {"s": 1, "m": 60, "h": 3600}.get(duration[-1:])
     if not duration:
         return float("inf")
-    if unit is None or not number.replace(".", "", 1).isdigit():
+    if unit is None or not number.replace(".", "", 1).isdigit() or float(number) == 0:
         raise InputError(f"--max-time {duration}", "not a duration", "write for example 90s, 30m or 2h")
     return float(number) * unit
 
 
-def _stride(pd: str, folder: Path) -> int:
+def _stride(pd: str, folder: Path, run: Path, channels: int) -> int:
+    """``auto`` is what the run has, if there is one, else the advised stride."""
     if pd == "auto":
         from tbsn.diagnose import pd_stride
+        from tbsn.training.recipe import TrainRecipe, load_recipe
 
-        stride = pd_stride(folder)
+        if (run / "recipe.yaml").exists():
+            return load_recipe(TrainRecipe, str(run / "recipe.yaml"), []).pd
+        stride = pd_stride(folder, channels)
         print(f"PD stride {stride}, by what `tbsn diagnose` found", file=sys.stderr)
         return stride
     if not pd.isdecimal() or int(pd) == 0:
@@ -249,6 +253,10 @@ def run() -> None:
     except InputError as error:
         print(f"{error.label}: {error}", file=sys.stderr)
         sys.exit(error.code)
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        print(f"error: {error.filename or 'tbsn'}: {reason}; make room or mend it, then again", file=sys.stderr)
+        sys.exit(2)
     except ModuleNotFoundError as error:
         print(f"error: tbsn: this command needs {error.name}; {NEEDS_TORCH}", file=sys.stderr)
         sys.exit(2)

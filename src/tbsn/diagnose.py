@@ -41,36 +41,38 @@ class Diagnosis:
     jpeg_strength: float
 
 
-def diagnose(inputs: Iterable[Path], failed: Callable[[InputError], None]) -> Diagnosis:
+def diagnose(inputs: Iterable[Path], failed: Callable[[InputError], None], channels: int = 3) -> Diagnosis:
     """Diagnose image files and folders, in memory that does not grow with their number: MOST_IMAGES, evenly, are read.
 
-    ``failed`` is told of each of several files that cannot be used. Raises `InputError` if there is none that can.
+    ``failed`` is told of each of several files that cannot be used; for ``channels`` see `images.read`. Raises
+    `InputError` if there is none that can.
     """
     inputs = list(inputs)
-    paths = list(images.find(inputs))
-    if not paths:
+    found = sum(1 for _ in images.find(inputs))
+    if not found:
         suffixes = " ".join(images.SUFFIXES)
         raise InputError(inputs[0], "no images in this folder", f"name files or folders with {suffixes}")
-    chosen = [paths[i] for i in np.unique(np.linspace(0, len(paths) - 1, min(len(paths), MOST_IMAGES)).astype(int))]
+    numbers = set(np.linspace(0, found - 1, min(found, MOST_IMAGES)).astype(int).tolist())
+    chosen = [path for i, path in enumerate(images.find(inputs)) if i in numbers]
     surveys: list[Survey] = []
     for path in chosen:
         try:
-            surveys.append(survey_file(path))
+            surveys.append(survey_file(path, channels))
         except InputError as error:
             if len(chosen) == 1:
                 raise
             failed(error)
     if not surveys:
         raise InputError(inputs[0], "none of these images can be measured", "name images that can be read")
-    return _conclude(surveys, len(paths), len(chosen) - len(surveys))
+    return _conclude(surveys, found, len(chosen) - len(surveys))
 
 
-def pd_stride(folder: Path) -> int:
+def pd_stride(folder: Path, channels: int = 3) -> int:
     """PD stride to train with on the images of a folder. Raises `InputError`, also where no stride suits.
 
     What else speaks against training on them is a warning on standard error.
     """
-    advice = diagnose([folder], lambda error: None).advice
+    advice = diagnose([folder], lambda error: None, channels).advice
     if advice.pd_train is None:
         raise InputError(folder, advice.sentences[0].rstrip("."), "or set a PD stride yourself")
     for sentence in () if advice.suits else advice.sentences:
@@ -78,9 +80,11 @@ def pd_stride(folder: Path) -> int:
     return advice.pd_train
 
 
-def survey_file(path: Path) -> Survey:
+def survey_file(path: Path, channels: int = 3) -> Survey:
     """Measure one image file. Raises `InputError`."""
-    pixels = images.read(path).pixels
+    pixels = images.read(path, channels).pixels
+    if not np.issubdtype(pixels.dtype, np.integer):
+        images.unit_range(path, pixels)
     if min(pixels.shape[:2]) < METHOD.patch:
         size = f"{pixels.shape[1]}x{pixels.shape[0]}"
         raise InputError(path, f"is {size} pixels", f"both sides must be at least {METHOD.patch}")
@@ -126,8 +130,8 @@ def describe(result: Diagnosis) -> list[str]:
         f"  over images   {spread[0]:.1f} to {spread[1]:.1f}  (10 % to 90 %)",
         f"  by brightness {_by_brightness(noise)}",
         "autocorrelation  lag " + "".join(f"{lag:6d}" for lag in range(1, mean.shape[0])),
-        "  along rows         " + "".join(f"{value:6.2f}" for value in mean[0, 1:]),
-        "  along columns      " + "".join(f"{value:6.2f}" for value in mean[1:, 0]),
+        "  along rows         " + "".join(f"{value + 0.0:6.2f}" for value in mean[0, 1:].round(2)),
+        "  along columns      " + "".join(f"{value + 0.0:6.2f}" for value in mean[1:, 0].round(2)),
         f"JPEG grid       {_jpeg(result)}",
         f"clipping        {_clipping(result)}",
         "",

@@ -61,7 +61,7 @@ def read(path: Path, channels: int = 3) -> Photo:
     array = array.reshape(image.height, image.width, image.bands)
     if array.dtype == np.float32 and not np.isfinite(array).all():
         raise InputError(path, "has NaN or infinite values", "replace them by finite ones")
-    coloured = image.bands == 2 or image.interpretation != "b-w"
+    coloured = image.bands == 2 or image.interpretation not in ("b-w", "grey16")
     if image.bands in (2, 4) and coloured and image.bands != channels:
         return Photo(array[..., :-1], array[..., -1:], image)
     return Photo(array, None, image)
@@ -99,6 +99,13 @@ def _with_metadata(pixels: np.ndarray, like: Photo) -> pyvips.Image:
         elif field == "orientation":
             image.set_type(pyvips.GValue.gint_type, field, header.get(field))
     return image
+
+
+def unit_range(name: object, values: np.ndarray) -> None:
+    """Raises `InputError` for floats that are not in [0, 1]: a depth of 16 bits would cut them off."""
+    low, high = values.min(), values.max()
+    if not (low >= 0 and high <= 1):
+        raise InputError(name, f"has values from {low:g} to {high:g}", "scale floats to 0 to 1, all images alike")
 
 
 def to_float(pixels: np.ndarray) -> np.ndarray:

@@ -19,14 +19,17 @@ def tiled(function: Function, size: int = SIZE, margin: int = MARGIN, feather: i
     """
 
     def run(image: np.ndarray) -> np.ndarray:
-        height, width, channels = image.shape
+        height, width = image.shape[:2]
         if max(height, width) <= size:
             return function(image)
-        blended = np.zeros((height, width, channels), np.float32)
+        blended = np.zeros(())
         rows, cols = plan(height, size, margin, feather), plan(width, size, margin, feather)
         for (row, row_weight), (col, col_weight) in product(rows, cols):
             weight = (row_weight[:, None] * col_weight)[..., None]
-            blended[row, col] += function(image[row, col]) * weight
+            tile = function(image[row, col])
+            if not blended.ndim:
+                blended = np.zeros((height, width, tile.shape[2]), np.float32)
+            blended[row, col] += tile * weight
         return blended
 
     return run

@@ -6,7 +6,7 @@ from pathlib import Path
 import pydantic
 import safetensors
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import nn
 
 from tbsn.errors import InputError
@@ -15,6 +15,7 @@ from tbsn.network.tbsn import TBSN, TBSNConfig
 from tbsn.network.unet import UNet, UNetConfig
 
 FORMAT = "tbsn-model-1"
+MODEL = "model.safetensors"
 Network = TBSN | UNet
 
 
@@ -28,8 +29,9 @@ def save_network(path: Path, network: Network) -> None:
     """Write weights and configuration, whole or not at all."""
     metadata = {"format": FORMAT, "kind": type(network).__name__, "config": network.config.model_dump_json()}
     weights = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+    data = save(weights, metadata)  # written by safetensors itself, a full disk would not show as OSError
     with atomic(path) as partial:
-        save_file(weights, partial, metadata)
+        partial.write_bytes(data)
 
 
 def load_network(path: Path) -> Network:
@@ -37,7 +39,7 @@ def load_network(path: Path) -> Network:
 
     Raises `InputError` for a file that is missing, damaged, of another version or not a model.
     """
-    path = path / "model.safetensors" if path.is_dir() else path
+    path = path / MODEL if path.is_dir() else path
     if not path.is_file():
         raise InputError(path, "no such model", "name a .safetensors file or the folder of a run")
     try:

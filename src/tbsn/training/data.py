@@ -1,6 +1,7 @@
 """Random strided crops of noisy photos."""
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterable, Sequence
 from typing import cast
 
 import numpy as np
@@ -57,8 +58,11 @@ class Crops(Dataset[tuple[Tensor, ...]]):
         return crops
 
 
-def split(count: int, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers of ``count`` images to train on, and of the share of them, rounded, to hold back; at random."""
-    order = np.random.default_rng(seed).permutation(count)
-    held_back = round(share * count)
+def split(names: Iterable[str], share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers of the images to train on, and of the share of them, rounded and never all, to hold back.
+
+    At random, but the same where images come and go: the names decide.
+    """
+    order = np.argsort([hashlib.sha256(f"{seed} {name}".encode(errors="surrogateescape")).digest() for name in names])
+    held_back = min(round(share * len(order)), len(order) - 1)
     return np.sort(order[held_back:]), np.sort(order[:held_back])

@@ -16,7 +16,7 @@ from torch.optim import AdamW
 from torch.utils.data import DataLoader, Dataset
 
 from tbsn.errors import DivergedError, InputError, Stopped
-from tbsn.network.files import Network, build, save_network
+from tbsn.network.files import MODEL, Network, build, save_network
 from tbsn.training import checkpoint
 from tbsn.training.progress import progress
 from tbsn.training.recipe import FitSettings
@@ -41,7 +41,7 @@ def fit(
     """Train a network on batch 0, 1, 2, ... and return it, with averaged weights if ``settings.ema`` is set.
 
     With batches ``held_back`` from training, the result is the (averaged) network of the checkpoint that has the least
-    loss on them, else of the last: a choice that no clean image has a part in.
+    loss on them, else of the last: no clean image has a part in that. The first process chooses and writes.
 
     Goes on from the checkpoint in the folder ``run``, if there is one: on the CPU to the same weights, bit for bit, as
     if it had never stopped, for a batch depends on nothing but its number. Writes checkpoints, ``model.safetensors``
@@ -52,10 +52,14 @@ def fit(
     `InputError` if a checkpoint cannot be written; the last whole checkpoint stays.
     """
     mixed = settings.precision == "bf16" or (settings.precision == "auto" and computes_bf16(fabric.device))
-    score = partial(mean_loss, loss=loss, batches=held_back, fabric=fabric, mixed=mixed) if held_back else None
+    score = (
+        partial(mean_loss, loss=loss, batches=held_back, fabric=fabric, mixed=mixed)
+        if held_back and fabric.is_global_zero
+        else None
+    )
     state = State(network, settings, run, fabric, score)
     if state.seconds >= max_seconds:
-        return state.result()
+        return state.finished()
     losses: list[Tensor] = []
     began, logged = time.monotonic() - state.seconds, time.monotonic()
     with (
@@ -81,13 +85,14 @@ def fit(
                 losses, logged = [], time.monotonic()
             regular = state.step % settings.checkpoint_every == 0
             if last or regular:
-                state.save(watch, choose=regular or not stop)
+                ends = state.step == settings.steps or state.seconds >= max_seconds
+                state.save(watch, choose=regular or ends)
             if stop:
                 reason = f"{signal.Signals(stop).name} at step {state.step}; a checkpoint is written"
                 raise Stopped(run, reason, "the same command goes on", stop)
             if last:
                 break
-    return state.result()
+    return state.finished()
 
 
 class State:
@@ -144,13 +149,19 @@ class State:
         return self.of(self.chosen or self.average)
 
     def choose(self) -> None:
-        """Keep the average of now if it has the least score so far; from the first process only."""
-        if not self.score or not self.fabric.is_global_zero:
+        """Keep the average of now if it has the least score so far."""
+        if not self.score:
             return
         score = self.score(self.of(self.average))
         self.log(held_back=score)
         if score < self.least:
             self.least, self.chosen = score, {name: value.cpu().clone() for name, value in self.average.items()}
+
+    def finished(self) -> Network:
+        """The result, in its file too, whenever the process that wrote the last checkpoint ended."""
+        if self.fabric.is_global_zero:
+            save_network(self.run / MODEL, self.result())
+        return self.result()
 
     def save(self, watch: Watch | None, choose: bool = True) -> None:
         """Write the checkpoint and the model that is the result so far; from the first process only."""
@@ -164,7 +175,7 @@ class State:
         facts = {"average": self.average, "chosen": self.chosen, "step": self.step, "seconds": self.seconds}
         try:
             checkpoint.save(self.run, parts | facts)
-            save_network(self.run / "model.safetensors", self.result())
+            save_network(self.run / MODEL, self.result())
             if watch:
                 watch(self.step, self.of(self.average))
         except OSError as error:

@@ -35,7 +35,7 @@ class Photos(Sequence[np.ndarray]):
     """
 
     def __init__(self, directory: Path) -> None:
-        self.directory, self.stamp = directory, str(_facts(directory).get("stamp"))
+        self.directory, self.stamp = directory, str(facts(directory)["stamp"])
         self._entries = np.fromfile(directory / INDEX, ENTRY)
         self._numbers = np.flatnonzero(self._entries["height"])
         self.unusable = len(self._entries) - len(self._numbers)
@@ -80,29 +80,27 @@ def cached_folder(folder: Path, cache: Path, channels: int, other: Path | None =
     def stamped(digest: Callable[[bytes], None]) -> Iterator[Path]:
         for path in images.find([folder]) if folder.is_dir() else ():
             try:
-                facts = path.stat()
-            except FileNotFoundError:
+                found = path.stat()
+            except OSError:
                 continue
-            digest(f"{path.relative_to(folder)} {facts.st_size} {facts.st_mtime_ns}\n".encode(errors="surrogateescape"))
+            digest(f"{path.relative_to(folder)} {found.st_size} {found.st_mtime_ns}\n".encode(errors="surrogateescape"))
             yield path
 
     def new_digest() -> "hashlib._Hash":
         return hashlib.sha256(f"{CACHE_VERSION} {channels}\n".encode())
 
     before, after = new_digest(), new_digest()
-    if not any([True for _ in stamped(before.update)]):
+    if not sum(1 for _ in stamped(before.update)):
         raise InputError(folder, "no images in this folder", f"name a folder with {' '.join(images.SUFFIXES)} files")
 
     def decode(first: int) -> Iterator[tuple[str, np.ndarray | None]]:
         for path in itertools.islice(stamped(after.update), first, None):
             try:
                 yield str(path), with_channels(path, images.read(path, channels).pixels, channels)
-            except InputError as error:
+            except (InputError, OSError) as error:
                 yield str(error), None
 
-    stamp = before.hexdigest()
-    place = other if other and holds(other, stamp) else cache
-    return cached(decode, place, stamp, lambda: after.hexdigest())
+    return cached(decode, cache, before.hexdigest(), other, after.hexdigest)
 
 
 def cached_arrays(arrays: Sequence[np.ndarray], cache: Path, channels: int, other: Path | None = None) -> Photos:
@@ -114,44 +112,47 @@ def cached_arrays(arrays: Sequence[np.ndarray], cache: Path, channels: int, othe
     digest = hashlib.sha256(f"{CACHE_VERSION}".encode())
     for _, pixels in decoded:
         digest.update(f"{pixels.shape} {pixels.dtype}".encode() + np.ascontiguousarray(pixels).tobytes())
-    stamp = digest.hexdigest()
-    place = other if other and holds(other, stamp) else cache
-    return cached(lambda first: iter(decoded[first:]), place, stamp)
+    return cached(lambda first: iter(decoded[first:]), cache, digest.hexdigest(), other)
 
 
-def cached(decode: Decode, cache: Path, stamp: str, stamp_after: Callable[[], str] | None = None) -> Photos:
-    """Images in a cache folder, which are those of this stamp: written now, unless they are there.
+def cached(
+    decode: Decode, cache: Path, stamp: str, other: Path | None = None, stamp_after: Callable[[], str] | None = None
+) -> Photos:
+    """Images in a cache folder, which are those of this stamp: written now, unless they, or ``other``, hold them.
 
     ``decode(first)`` gives the images from number ``first`` on: name and pixels, or the reason why it cannot be used
     and None. What an interrupted call has written is kept. ``stamp_after`` is the stamp of what was decoded in the end.
     Raises `InputError` if no image can be used, or the folder cannot be written.
     """
-    if holds(cache, stamp):
-        return Photos(cache)
+    for place in (cache, other):
+        if place and facts(place) == {"stamp": stamp, "whole": True}:
+            return Photos(place)
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        if _facts(cache).get("stamp") != stamp:
-            for name in (FACTS, INDEX, TEXTS, PIXELS):
-                (cache / name).unlink(missing_ok=True)
+        if facts(cache).get("stamp") != stamp:
+            _clear(cache)
             _write_facts(cache, stamp, whole=False)
         with _Writer(cache) as writer:
+            # What an earlier call decoded is not looked at again: only the stamp before all is sure to know a change.
+            final = stamp if writer.entries else None
             for text, pixels in decode(writer.entries):
                 writer.add(text, pixels)
+        _write_facts(cache, final or (stamp_after or (lambda: stamp))(), whole=True)
         photos = Photos(cache)
         if len(photos):
-            _write_facts(cache, stamp_after() if stamp_after else stamp, whole=True)
-            return Photos(cache)
+            return photos
+        reason = next(photos.skipped(), "they are gone")
+        _clear(cache)
     except OSError as error:
         remedy = "make room there, or choose another folder with -o; the same command goes on"
         raise InputError(cache, f"cannot be written ({error.strerror})", remedy) from error
-    first, *others = photos.skipped()
-    more = f"; {len(others)} others cannot be used either" if others else ""
-    raise InputError(cache, f"no image can be used: {first}{more}", "name a folder of images that can be read")
+    more = f"; {photos.unusable - 1} others cannot be used either" if photos.unusable > 1 else ""
+    raise InputError(cache, f"no image can be used: {reason}{more}", "name a folder of images that can be read")
 
 
-def holds(cache: Path, stamp: str) -> bool:
-    """Whether a cache folder is whole and of this stamp."""
-    return _facts(cache) == {"stamp": stamp, "whole": True}
+def facts(cache: Path) -> dict[str, object]:
+    """``stamp`` of a cache folder, and whether it is ``whole``; nothing if it is none."""
+    return json.loads((cache / FACTS).read_text()) if (cache / FACTS).exists() else {}
 
 
 class _Writer:
@@ -198,12 +199,12 @@ class _Writer:
 
     def _sync(self) -> None:
         """Entries reach the disk after the pixels and texts that they speak of."""
+        waiting, self._waiting = self._waiting, []  # an interrupted sync is not repeated: it would write them twice
         for name in (PIXELS, TEXTS, INDEX):
             if name == INDEX:
-                self._files[INDEX].write(b"".join(self._waiting))
+                self._files[INDEX].write(b"".join(waiting))
             self._files[name].flush()
             os.fsync(self._files[name].fileno())
-        self._waiting = []
         self._synced = time.monotonic()
 
 
@@ -215,9 +216,7 @@ def with_channels(name: object, pixels: np.ndarray, channels: int) -> np.ndarray
         values = images.to_float(pixels)
         if not np.isfinite(values).all():
             raise InputError(name, "has NaN or infinite values", "replace them by finite ones")
-        if values.min() < 0 or values.max() > 1:
-            found = f"{values.min():g} to {values.max():g}"
-            raise InputError(name, f"has values from {found}", "scale floats to 0 to 1, all images by the same factor")
+        images.unit_range(name, values)
         pixels = images.from_float(values, np.dtype(np.uint16))
     if pixels.shape[2] == channels:
         return pixels
@@ -235,8 +234,10 @@ def _aligned(size: int) -> int:
     return -(-size // ALIGNMENT) * ALIGNMENT
 
 
-def _facts(cache: Path) -> dict[str, object]:
-    return json.loads((cache / FACTS).read_text()) if (cache / FACTS).exists() else {}
+def _clear(cache: Path) -> None:
+    (cache / FACTS).unlink(missing_ok=True)
+    for name in (INDEX, TEXTS, PIXELS):
+        (cache / name).write_bytes(b"")
 
 
 def _write_facts(cache: Path, stamp: str, whole: bool) -> None:

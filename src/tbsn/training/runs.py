@@ -2,7 +2,6 @@
 
 import hashlib
 import itertools
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import numpy as np
 import torch
 import yaml
 from lightning_fabric import Fabric
+from safetensors.torch import save
 from torch import Tensor
 
 from tbsn import images
@@ -23,10 +23,11 @@ from tbsn.network import TBSN
 from tbsn.network.files import Network, build, load_network
 from tbsn.settings import TeacherSettings
 from tbsn.teacher import as_numpy, of_network, targets
+from tbsn.tiles import tiled
 from tbsn.training import losses
 from tbsn.training.data import Crops, split
 from tbsn.training.fit import computes_bf16, fit
-from tbsn.training.photos import FACTS, Photos, cached, cached_arrays, cached_folder
+from tbsn.training.photos import Photos, cached, cached_arrays, cached_folder, facts
 from tbsn.training.processes import made_by_first, open_fabric, record_start
 from tbsn.training.progress import progress
 from tbsn.training.recipe import DistillRecipe, FitSettings, Settings, TargetSettings, TrainRecipe
@@ -166,7 +167,7 @@ def open_crops(
 ) -> tuple[Crops, list[Sequence[Tensor]]]:
     """The batches to train on, and those that are held back."""
     large = np.flatnonzero(stacks[0].sizes.min(axis=1) >= settings.crop)
-    training, held_back = split(len(large), settings.hold_back, settings.seed)
+    training, held_back = split(map(stacks[0].name, large.tolist()), settings.hold_back, settings.seed)
     cut = partial(Crops, stacks, crop=settings.crop, stride=stride, seed=settings.seed)
     crops = cut(places=places, augment=settings.augment, among=large[training])
     if not len(held_back):
@@ -195,14 +196,15 @@ def open_photos(source: Source, run: Path, channels: int, crop: int, other: Path
     Says how many cannot be used, and lists them in ``skipped.txt``. Raises `InputError` if none can.
     """
     cache, others = run / "cache", other and other / "cache"
-    known = Photos(cache).stamp if (cache / FACTS).exists() else None
+    known = facts(cache).get("stamp")
     decode = cached_folder if isinstance(source, Path) else cached_arrays
     photos = decode(source, cache, channels, others)  # type: ignore[arg-type]
     if known not in (None, photos.stamp):
-        print("the images have changed since the last start, and are decoded again", file=sys.stderr)
+        print("the images have changed since the last start: they were decoded again", file=sys.stderr)
     small = np.flatnonzero(photos.sizes.min(axis=1) < crop).tolist()
-    sizes = photos.sizes.tolist()
-    reasons = (f"{photos.name(i)}: is {sizes[i][1]}x{sizes[i][0]}, under the crop of {crop}" for i in small)
+    reasons = (
+        f"{photos.name(i)}: is {'x'.join(map(str, photos.sizes[i, ::-1]))}, under the crop of {crop}" for i in small
+    )
     if len(small) == len(photos):
         raise InputError(run, f"no image is large enough: {next(reasons)}", "--set fit.crop=N, or take larger images")
     skipped = run / "skipped.txt"
@@ -215,10 +217,10 @@ def open_photos(source: Source, run: Path, channels: int, crop: int, other: Path
 
 
 def _targets(bsn: TBSN, photos: Photos, settings: TargetSettings, run: Path, device: torch.device) -> Photos:
-    facts = [settings.model_dump_json(), photos.stamp, [float(p.detach().sum()) for p in bsn.parameters()]]
-    stamp = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+    weights = {name: value.cpu().contiguous() for name, value in bsn.state_dict().items()}
+    stamp = hashlib.sha256(f"{settings.model_dump_json()} {photos.stamp}".encode() + save(weights)).hexdigest()
     bsn = bsn.to(device)
-    teach = as_numpy(targets(bsn, settings.pd, settings.estimate, settings.refinements, settings.seed), device)
+    teach = tiled(as_numpy(targets(bsn, settings.pd, settings.estimate, settings.refinements, settings.seed), device))
 
     def taught(first: int) -> Iterator[tuple[str, np.ndarray]]:
         with progress("target", len(photos), first) as report:
