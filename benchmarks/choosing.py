@@ -77,7 +77,9 @@ def score(
                 result.write_text(json.dumps({"psnr": float(np.mean(scores)), "pairs": len(scores)}))
         table.append(row(run))
         print_row(run.name, table[-1])
-    mean, spread = np.mean(table, axis=0), np.std(table, axis=0, ddof=1 if len(table) > 1 else 0)
+    if len(table) == 1:
+        return
+    mean, spread = np.mean(table, axis=0), np.std(table, axis=0, ddof=1)
     print("| mean ± standard deviation |" + "|".join(f" {m:.2f} ± {s:.2f} " for m, s in zip(mean, spread, strict=True)))
 
 

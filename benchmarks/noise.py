@@ -21,7 +21,8 @@ import typer
 
 from tbsn import images
 from tbsn.advice import INVISIBLE, advise
-from tbsn.noise import METHOD, Noise, autocovariance, combine, order, patches, survey, transform
+from tbsn.noise import METHOD, Noise, combine, survey
+from tbsn.spectrum import autocovariance, order, patches, transform
 
 LEVEL, CORRELATION = 0.10, 0.07
 KNOWN = (("white", 0), ("Gaussian 0.8", 0.8), ("Gaussian 1.5", 1.5), ("box 3", 3), ("box 5", 5))
@@ -53,11 +54,11 @@ def in_flat_parts(noise: Noise, measured: Iterable[tuple[np.ndarray, np.ndarray]
     """The noise of residuals (h, w, c) where the clean image that comes with each is flattest."""
     covariances = []
     for residual, clean in measured:
-        power, content = (transform(patches(one)) for one in (residual, clean))
+        power, content = (transform(patches(one, METHOD.patch)) for one in (residual, clean))
         texture = content[..., order(METHOD.patch) > METHOD.content].sum(axis=-1)
         flattest = np.argsort(texture, axis=0)[: round(METHOD.purest * len(texture))]
         means = [power[flattest[:, c], c].mean(axis=0) for c in range(len(CHANNELS))]
-        covariances.append(np.stack([autocovariance(one) for one in means]))
+        covariances.append(np.stack([autocovariance(one, METHOD.content) for one in means]))
     covariance = np.mean(covariances, axis=0)
     variance = np.array(covariances)[:, :, 0, 0]
     correlation = covariance / covariance[:, :1, :1]

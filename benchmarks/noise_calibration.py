@@ -30,19 +30,8 @@ from noise import CORRELATION, LEVEL, known, moments
 
 import tbsn
 from tbsn import images
-from tbsn.noise import (
-    METHOD,
-    Method,
-    Noise,
-    Survey,
-    autocovariance,
-    combine,
-    common_spectrum,
-    patches,
-    pure_spectrum,
-    survey,
-    transform,
-)
+from tbsn.noise import METHOD, Method, Noise, Survey, combine, common_spectrum, pure_spectrum, survey
+from tbsn.spectrum import autocovariance, patches, transform
 
 PICTURES = 12
 SIGMAS = (3, 10, 30)

@@ -21,6 +21,7 @@ from tbsn import advice, images, noise
 from tbsn.diagnose import diagnose, pd_stride
 from tbsn.errors import InputError
 from tbsn.grid import grid_strength
+from tbsn.spectrum import LAGS, autocovariance, basis
 from tbsn.training.recipe import TrainRecipe, load_recipe
 from test_images import bad_files
 
@@ -57,7 +58,7 @@ def blurred(white: np.ndarray, shape: np.ndarray) -> np.ndarray:
 
 def true_autocorrelation(shape: np.ndarray) -> np.ndarray:
     full = np.fft.irfft2(np.abs(np.fft.rfft2(shape, (64, 64))) ** 2, (64, 64))
-    return (full / full[0, 0])[: noise.LAGS + 1, : noise.LAGS + 1]
+    return (full / full[0, 0])[: LAGS + 1, : LAGS + 1]
 
 
 def measured(pictures: list[np.ndarray]) -> noise.Noise:
@@ -97,9 +98,9 @@ def test_dependence_on_brightness_is_found() -> None:
 def test_autocovariance_inverts_the_expected_power_of_the_transform() -> None:
     wanted = true_autocorrelation(kernel("box"))
     distance = np.abs(np.subtract.outer(np.arange(noise.METHOD.patch), np.arange(noise.METHOD.patch)))
-    line = np.where(distance <= noise.LAGS, wanted[0, np.minimum(distance, noise.LAGS)], 0)
-    power = np.diag(noise.basis() @ line @ noise.basis().T)
-    assert np.allclose(noise.autocovariance(np.outer(power, power), content=-1), wanted, atol=0.001)
+    line = np.where(distance <= LAGS, wanted[0, np.minimum(distance, LAGS)], 0)
+    power = np.diag(basis(noise.METHOD.patch) @ line @ basis(noise.METHOD.patch).T)
+    assert np.allclose(autocovariance(np.outer(power, power), content=-1), wanted, atol=0.001)
 
 
 def test_clean_scenes_are_not_called_noisy() -> None:

@@ -1,12 +1,5 @@
-import contextlib
-import itertools
 import json
-import os
-import pickle
-import shutil
-import tracemalloc
-from collections.abc import Iterator, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import save
-from tbsn import images
 from tbsn.errors import InputError
 from tbsn.network import UNet, UNetConfig
 from tbsn.network.files import load_network
 from tbsn.training import checkpoint, fit, losses, runs
 from tbsn.training.data import Crops, split
 from tbsn.training.fit import learning_rate
-from tbsn.training.photos import cached, cached_folder
+from tbsn.training.photos import cached_folder
 from tbsn.training.recipe import DistillRecipe, FitSettings, TrainRecipe, load_recipe
 from tbsn.training.runs import Start
 
@@ -42,114 +34,6 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 
 def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return all(torch.equal(value, other[name]) for name, value in one.items())
-
-
-def test_cache_holds_the_files_of_any_format_and_size(folder: Path, tmp_path: Path) -> None:
-    deep = np.random.default_rng(0).integers(0, 2**16, (190, 170), dtype=np.uint16)
-    save(folder / "grey.tif", deep)
-    (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
-    photos = cached_folder(folder, tmp_path / "cache", channels=3)
-    names = [Path(photos.name(i)).name for i in range(len(photos))]
-    assert set(names) == {"01_14.png", "12_14.png", "letters.jpg", "grey.tif"} and photos.unusable == 1
-    assert [str(folder / "broken.png") in reason for reason in photos.skipped()] == [True]
-    grey = photos[names.index("grey.tif")]
-    assert grey.dtype == np.uint16 and all(np.array_equal(grey[..., c], deep) for c in range(3))
-    assert len(pickle.dumps(photos)) < 1000, "a worker opens the cache; it is not sent the pixels"
-
-
-def test_cache_is_made_anew_only_when_the_folder_changes(folder: Path, tmp_path: Path) -> None:
-    cached_folder(folder, tmp_path / "cache", 3)
-    made = (tmp_path / "cache" / "pixels.bin").stat().st_mtime_ns
-    cached_folder(folder, tmp_path / "cache", 3)
-    assert (tmp_path / "cache" / "pixels.bin").stat().st_mtime_ns == made
-    (folder / "letters.jpg").unlink()
-    assert len(cached_folder(folder, tmp_path / "cache", 3)) == 2
-
-
-@pytest.mark.parametrize("event", ["gone", "new"])
-def test_a_folder_may_change_while_it_is_read(
-    folder: Path, tmp_path: Path, event: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    read = images.read
-
-    def meanwhile(path: Path, channels: int) -> images.Photo:
-        if path.name == "01_14.png" and event == "gone":
-            (folder / "letters.jpg").unlink(missing_ok=True)
-        elif path.name == "01_14.png":
-            shutil.copy(path, folder / "new.png")
-        return read(path, channels)
-
-    monkeypatch.setattr(images, "read", meanwhile)
-    photos = cached_folder(folder, tmp_path / "cache", 3)
-    assert len(photos) == (2 if event == "gone" else 3) and not photos.unusable
-    again = cached_folder(folder, tmp_path / "cache", 3)
-    assert {Path(again.name(i)) for i in range(len(again))} == set(images.find([folder])) and not again.unusable
-
-
-def test_decoding_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
-    random = np.random.default_rng(0)
-    arrays = [random.integers(0, 256, (5, 7 + i, 3), dtype=np.uint8) for i in range(6)]
-    asked: list[int] = []
-
-    def decode(first: int, stop: int = 99) -> Iterator[tuple[str, np.ndarray | None]]:
-        for i in range(first, 6):
-            if i == stop:
-                raise StoppedError
-            asked.append(i)
-            yield (f"image {i}", arrays[i]) if i != 1 else ("image 1 is broken", None)
-
-    for stop in (3, 5):
-        with pytest.raises(StoppedError):
-            cached(partial(decode, stop=stop), tmp_path, "stamp")
-        with (tmp_path / "pixels.bin").open("ab") as file:
-            file.write(b"half an image")
-    photos = cached(decode, tmp_path, "stamp")
-    assert asked == [0, 1, 2, 3, 4, 5]
-    assert list(photos.skipped()) == ["image 1 is broken"]
-    assert all(np.array_equal(one, other) for one, other in zip(photos, arrays[:1] + arrays[2:], strict=True))
-    with pytest.raises(StoppedError):
-        cached(partial(decode, stop=0), tmp_path, "another stamp")
-
-
-@pytest.mark.parametrize("moment", range(1, 16))
-def test_an_interrupted_write_neither_doubles_nor_loses_an_image(
-    tmp_path: Path, moment: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    arrays = [np.full((3, 4, 3), i, np.uint8) for i in range(5)]
-    decode = partial(_named, arrays)
-    calls, fsync = itertools.count(), os.fsync
-
-    def interrupted(handle: int) -> None:
-        if next(calls) == moment:
-            raise KeyboardInterrupt
-        fsync(handle)
-
-    with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
-        patch.setattr("tbsn.training.photos.SECONDS_BETWEEN_SYNCS", 0)
-        patch.setattr(os, "fsync", interrupted)
-        cached(decode, tmp_path, "stamp")
-    photos = cached(decode, tmp_path, "stamp")
-    assert [int(photo[0, 0, 0]) for photo in photos] == [0, 1, 2, 3, 4]
-
-
-def _named(arrays: list[np.ndarray], first: int) -> Iterator[tuple[str, np.ndarray | None]]:
-    return ((f"image {i}", arrays[i]) for i in range(first, len(arrays)))
-
-
-def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path) -> None:
-    save(tmp_path / "one.png", np.zeros((2, 2, 3), np.uint8))
-    peaks = []
-    for count in (100, 3000):
-        for i in range(count):
-            link = tmp_path / f"{count}" / f"{i // 100}" / f"{i}.png"
-            link.parent.mkdir(parents=True, exist_ok=True)
-            link.hardlink_to(tmp_path / "one.png")
-        tracemalloc.start()
-        photos = cached_folder(tmp_path / f"{count}", tmp_path / f"cache{count}", 3)
-        peaks.append(tracemalloc.get_traced_memory()[1])
-        tracemalloc.stop()
-        assert len(photos) == count
-    assert peaks[1] - peaks[0] < 200 * 2900, "bytes an image: what the index holds of it, and little else"
 
 
 def test_images_left_out_are_counted_and_listed(

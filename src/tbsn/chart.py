@@ -9,7 +9,7 @@ from tbsn.advice import STRONG
 from tbsn.diagnose import Diagnosis, brightness, channel_names
 from tbsn.errors import InputError
 from tbsn.files import atomic
-from tbsn.noise import LAGS
+from tbsn.spectrum import LAGS
 
 FORMATS = (".png", ".svg", ".pdf")
 COLOURS = {"red": "#c0392b", "green": "#27864a", "blue": "#2c5fa8", "grey": "#444444"}
