@@ -97,7 +97,7 @@ def test_the_teacher_takes_any_size_and_is_reproducible(bsn: TBSN, size: tuple[i
 
 def test_targets_are_the_pass_and_its_refinements(bsn: TBSN) -> None:
     image = torch.rand(1, 3, 64, 64)
-    estimate, smooth, sharp = t.targets(bsn, 2, True, [0.0, 0.5], seed=0)(image).chunk(3, dim=1)
+    estimate, smooth, sharp = t.targets([bsn], 2, True, [0.0, 0.5], [], seed=0)(image).chunk(3, dim=1)
     torch.testing.assert_close(estimate, t.teacher(bsn, TeacherSettings(passes=0))(image))
     torch.testing.assert_close(smooth, t.teacher(bsn, TeacherSettings(passes=1, probability=0.0))(image))
     torch.testing.assert_close(sharp, t.teacher(bsn, TeacherSettings(passes=1, probability=0.5, seed=1))(image))

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from conftest import save
 from tbsn.errors import InputError
-from tbsn.network import UNet, UNetConfig
-from tbsn.network.files import load_network
+from tbsn.network import TBSNConfig, UNet, UNetConfig
+from tbsn.network.files import build, load_network, save_network
 from tbsn.training import checkpoint, fit, losses, runs
 from tbsn.training.data import Crops, split
 from tbsn.training.fit import learning_rate
@@ -21,6 +21,7 @@ from tbsn.training.recipe import DistillRecipe, FitSettings, TrainRecipe, load_r
 from tbsn.training.runs import Start
 
 TINY = ["network.width=8", "network.group_channels=8", "network.blocks=[1,1,1]", "network.refinement=1"]
+TINY_HOLE = ["network.widths=[8,8,8]", "network.blocks=[1,1,1]", "network.head=8"]
 SHORT = ["fit.steps=6", "fit.batch=2", "fit.checkpoint_every=2", "fit.log_every=2", "fit.warmup=0", "fit.workers=0"]
 
 
@@ -83,10 +84,10 @@ def test_aligned_stacks_are_cut_at_the_same_places(folder: Path, tmp_path: Path)
     assert torch.equal(noisy, same_again)
 
 
-@pytest.mark.parametrize("name", ["sidd", "dnd", "cpu"])
+@pytest.mark.parametrize("name", ["sidd", "dnd", "cpu", "hole"])
 def test_packaged_recipes_are_valid(name: str) -> None:
     recipe = load_recipe(TrainRecipe, name, [])
-    assert recipe.fit.crop % (recipe.pd * 4 * recipe.network.window) == 0
+    assert recipe.fit.crop % (recipe.pd * recipe.network.multiple) == 0
     load_recipe(DistillRecipe, "distill", [])
     load_recipe(DistillRecipe, "distill-cpu", [])
 
@@ -104,6 +105,9 @@ def test_the_sidd_recipe_is_the_papers() -> None:
         (["fit.stepz=3"], "fit.stepz"),
         (["fit.steps=many"], "fit.steps"),
         (["network.window=12"], "network"),
+        (["network.kind=UNet"], "network"),
+        (["network.kind=HalfPlane"], "network.HalfPlane.width"),
+        (["network={kind: HalfPlane}", "recompute=true"], "recompute"),
         (["fit.steps.more=1"], "fit.steps.more"),
         (["fit.steps"], "fit.steps"),
     ],
@@ -184,12 +188,18 @@ def test_runs_differ_by_seed_alone(blocks: Path, tmp_path: Path) -> None:
     assert not same(weights(tmp_path / "a"), weights(tmp_path / "c"))
 
 
-def test_training_lowers_the_loss_and_distillation_follows(blocks: Path, tmp_path: Path) -> None:
-    recipe = load_recipe(TrainRecipe, "cpu", [*TINY, *SHORT, "fit.steps=60", "fit.log_every=10", "fit.lr=3e-3"])
+@pytest.mark.parametrize(
+    ("name", "tiny", "targets"),
+    [("cpu", TINY, []), ("hole", TINY_HOLE, ["targets.holes=[0,1]"])],
+)
+def test_training_lowers_the_loss_and_distillation_follows(
+    name: str, tiny: list[str], targets: list[str], blocks: Path, tmp_path: Path
+) -> None:
+    recipe = load_recipe(TrainRecipe, name, [*tiny, *SHORT, "fit.steps=60", "fit.log_every=10", "fit.lr=3e-3"])
     runs.train(blocks, tmp_path / "teacher", recipe, Start("cpu"))
-    student = ["network.width=8", *SHORT, "fit.crop=64", "fit.steps=60", "fit.log_every=10"]
+    student = ["network.width=8", *targets, *SHORT, "fit.crop=64", "fit.steps=60", "fit.log_every=10"]
     distilled = load_recipe(DistillRecipe, "distill-cpu", student)
-    network = runs.distill(blocks, tmp_path / "teacher", tmp_path / "student", distilled, Start("cpu"))
+    network = runs.distill(blocks, [tmp_path / "teacher"], tmp_path / "student", distilled, Start("cpu"))
     assert isinstance(network, UNet)
     for run in ("teacher", "student"):
         log = [json.loads(line) for line in (tmp_path / run / "log.jsonl").read_text().splitlines()]
@@ -223,8 +233,11 @@ def test_the_previous_checkpoint_stands_in_for_a_damaged_one(tmp_path: Path) -> 
         checkpoint.load(tmp_path)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(blocks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    recipe = load_recipe(TrainRecipe, "cpu", [*TINY, *SHORT])
+@pytest.mark.parametrize("clip", [0, 1])
+def test_a_loss_that_is_not_finite_stops_the_run(
+    clip: int, blocks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = load_recipe(TrainRecipe, "cpu", [*TINY, *SHORT, f"fit.clip={clip}"])
     finite, calls = losses.blind_spot, iter(range(100))
 
     def broken(model: torch.nn.Module, batch: Any) -> torch.Tensor:
@@ -253,8 +266,11 @@ def test_what_cannot_be_trained_on_is_named(folder: Path, tmp_path: Path) -> Non
     with pytest.raises(InputError, match="multiple of 160"):
         runs.train(folder, tmp_path / "run", load_recipe(TrainRecipe, "cpu", ["fit.crop=250"]), Start("cpu"))
     with pytest.raises(InputError, match="is a student"):
-        from tbsn.network.files import save_network
-
         save_network(tmp_path / "student.safetensors", UNet(UNetConfig(width=4)))
-        recipe = DistillRecipe(fit=FitSettings(crop=128))
-        runs.distill(folder, tmp_path / "student.safetensors", tmp_path / "d", recipe, Start())
+        distilled = DistillRecipe(fit=FitSettings(crop=128))
+        runs.distill(folder, [tmp_path / "student.safetensors"], tmp_path / "d", distilled, Start())
+    save_network(tmp_path / "grey.safetensors", build(TBSNConfig(channels=1)))
+    with pytest.raises(InputError, match="has 1 channels, the student 3"):
+        runs.distill(folder, [tmp_path / "grey.safetensors"], tmp_path / "d", distilled, Start())
+    with pytest.raises(InputError, match="instead of PD"):
+        load_recipe(TrainRecipe, "hole", []).with_pd(5)

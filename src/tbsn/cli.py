@@ -73,7 +73,7 @@ def denoise(
 def train(
     folder: Annotated[Path, typer.Argument(help="Folder of noisy images, searched recursively.")],
     output: Run = Path("runs/teacher"),
-    recipe: Annotated[str, typer.Option(help="sidd, dnd, cpu, or a YAML file.")] = "cpu",
+    recipe: Annotated[str, typer.Option(help="cpu, hole, sidd, dnd, or a YAML file.")] = "cpu",
     pd: Annotated[str, typer.Option(help="PD stride: a number, or auto to diagnose. [default: the recipe's]")] = "",
     set_: Overrides = [],  # noqa: B006 (Typer copies it)
     resume: Resume = False,
@@ -97,7 +97,7 @@ def train(
 @app.command()
 def distill(
     folder: Annotated[Path, typer.Argument(help="Folder of noisy images, searched recursively.")],
-    teacher: Annotated[Path, typer.Option(help="Run or model file of the trained blind-spot network.")],
+    teacher: Annotated[list[Path], typer.Option(help="Run or model file of a trained blind-spot network; repeatable.")],
     output: Run = Path("runs/student"),
     recipe: Annotated[str, typer.Option(help="distill, distill-cpu, or a YAML file.")] = "distill-cpu",
     set_: Overrides = [],  # noqa: B006 (Typer copies it)
@@ -128,6 +128,9 @@ def evaluate(
         float, typer.Option(help="Teacher: R3 probability.", min=0, max=1)
     ] = TeacherSettings.probability,
     ensemble: Annotated[bool, typer.Option("--ensemble", help="Teacher: mean over the 8 symmetries.")] = False,
+    hole: Annotated[
+        int | None, typer.Option(help="Teacher with a hole: its radius. [default: as trained]", min=0)
+    ] = None,
     as_json: Annotated[Path | None, typer.Option("--json", help="Write all scores to this file.")] = None,
 ) -> None:
     """Score a denoiser on pairs of noisy and clean images: PSNR and SSIM, per image and mean."""
@@ -140,7 +143,7 @@ def evaluate(
     if protocol not in metrics.PROTOCOLS:
         raise InputError(f"--protocol {protocol}", "unknown", f"use one of {', '.join(metrics.PROTOCOLS)}")
     rule = metrics.PROTOCOLS[protocol]
-    denoiser = BASELINES.get(model) or load(model, TeacherSettings(pd, passes, probability, ensemble))
+    denoiser = BASELINES.get(model) or load(model, TeacherSettings(pd, passes, probability, ensemble, hole=hole))
     scores = []
     for score in pairs.evaluate(denoiser, pairs.find_pairs(noisy, clean), rule):
         scores.append(score)

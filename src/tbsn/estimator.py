@@ -49,7 +49,7 @@ class SelfSupervisedDenoiser:
             run = Path(self.run or temporary)
             self._network = runs.train(source, run / "teacher", self.recipe, self.start)
             if self.distill:
-                self._network = runs.distill(source, run / "teacher", run / "student", self.distill, self.start)
+                self._network = runs.distill(source, [run / "teacher"], run / "student", self.distill, self.start)
         return self
 
     def denoise(self, image: np.ndarray) -> np.ndarray:

@@ -3,7 +3,9 @@
 A denoiser maps images (b, c, h, w) with values in [0, 1] to images of the same shape.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +14,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tbsn import denoiser
-from tbsn.network import TBSN
+from tbsn.network import TBSN, HalfPlane
 from tbsn.network.files import Network, load_network
 from tbsn.network.phases import inverse_pd, pd
 from tbsn.settings import TeacherSettings
 
 Denoiser = Callable[[Tensor], Tensor]
+BlindNetwork = TBSN | HalfPlane
 Masks = Callable[[torch.Size], Iterator[Bool[Tensor, "b c h w"]]]
 
 
@@ -88,20 +91,33 @@ def teacher(bsn: TBSN, settings: TeacherSettings) -> Denoiser:
     return torch.no_grad()(self_ensemble(denoiser) if settings.ensemble else denoiser)
 
 
-def targets(bsn: TBSN, stride: int, estimate: bool, refinements: Sequence[float], seed: int) -> Denoiser:
+def targets(
+    teachers: Sequence[BlindNetwork],
+    stride: int,
+    estimate: bool,
+    refinements: Sequence[float],
+    holes: Sequence[int],
+    seed: int,
+) -> Denoiser:
     """What a student learns from, for an image of any size: the targets one after another on the channel axis.
 
-    The PD pass itself if ``estimate``, then for each probability one pass over it with that share of the noisy values
-    put back; the paper's target is probability 0 alone (TBSN, section 3.4).
+    Of a `TBSN` the PD pass itself if ``estimate``, then for each probability in ``refinements`` one pass over it with
+    that share of the noisy values put back; the paper's target is probability 0 alone (TBSN, section 3.4). Of a
+    `HalfPlane` one pass for each of the ``holes`` (AT-BSN, arXiv 2303.14934, section 3).
     """
 
-    def run(noisy: Float[Tensor, "b c h w"]) -> Float[Tensor, "b tc h w"]:
+    def taught(bsn: BlindNetwork, noisy: Tensor) -> list[Tensor]:
+        if isinstance(bsn, HalfPlane):
+            return [bsn(noisy, hole) for hole in holes]
         first = downsampled(bsn, stride)(noisy)
         masks = (next(random_masks(1, share, seed + i)(noisy.shape)) for i, share in enumerate(refinements))
         passes = [bsn(torch.where(mask.to(noisy.device), noisy, first)) for mask in masks]
-        return torch.cat([first, *passes] if estimate else passes, dim=1)
+        return [first, *passes] if estimate else passes
 
-    return torch.no_grad()(padded(run, bsn.multiple * stride))
+    def run(noisy: Float[Tensor, "b c h w"]) -> Float[Tensor, "b tc h w"]:
+        return torch.cat([target for bsn in teachers for target in taught(bsn, noisy)], dim=1)
+
+    return torch.no_grad()(padded(run, stride * math.lcm(*(bsn.multiple for bsn in teachers))))
 
 
 def as_numpy(denoiser: Denoiser, device: torch.device) -> Callable[[np.ndarray], np.ndarray]:
@@ -126,9 +142,14 @@ def numpy_denoiser(network: Network, settings: TeacherSettings, name: str) -> de
 
 
 def of_network(network: Network, settings: TeacherSettings) -> Denoiser:
-    """A blind-spot network as a `teacher` with the given settings; a student as it is, for images of any size."""
-    is_bsn = isinstance(network, TBSN)
-    return teacher(network, settings) if is_bsn else torch.no_grad()(padded(network, network.multiple))
+    """A blind-spot network as a denoiser with the given settings; a student as it is, for images of any size."""
+    if isinstance(network, TBSN):
+        return teacher(network, settings)
+    denoiser: Denoiser = network
+    if isinstance(network, HalfPlane):
+        denoiser = partial(network, hole=settings.hole)
+        denoiser = self_ensemble(denoiser) if settings.ensemble else denoiser
+    return torch.no_grad()(padded(denoiser, network.multiple))
 
 
 def _reflected(size: int, multiple: int) -> Tensor:

@@ -1,6 +1,7 @@
-"""The networks (needs torch): the blind-spot transformer and the student U-Net."""
+"""The networks (needs torch): the blind-spot transformer, the network with a hole, and the student U-Net."""
 
+from tbsn.network.half_plane import HalfPlane, HalfPlaneConfig
 from tbsn.network.tbsn import TBSN, TBSNConfig
 from tbsn.network.unet import UNet, UNetConfig
 
-__all__ = ["TBSN", "TBSNConfig", "UNet", "UNetConfig"]
+__all__ = ["TBSN", "HalfPlane", "HalfPlaneConfig", "TBSNConfig", "UNet", "UNetConfig"]

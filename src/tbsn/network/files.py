@@ -11,17 +11,24 @@ from torch import nn
 
 from tbsn.errors import InputError
 from tbsn.files import atomic
+from tbsn.network.half_plane import HalfPlane, HalfPlaneConfig
 from tbsn.network.tbsn import TBSN, TBSNConfig
 from tbsn.network.unet import UNet, UNetConfig
 
 FORMAT = "tbsn-model-1"
 MODEL = "model.safetensors"
-Network = TBSN | UNet
+Network = TBSN | HalfPlane | UNet
+Config = TBSNConfig | HalfPlaneConfig | UNetConfig
+NETWORKS: dict[str, tuple[type[Config], type[Network]]] = {
+    "TBSN": (TBSNConfig, TBSN),
+    "HalfPlane": (HalfPlaneConfig, HalfPlane),
+    "UNet": (UNetConfig, UNet),
+}
 
 
-def build(config: TBSNConfig | UNetConfig) -> Network:
+def build(config: Config) -> Network:
     """The network of a configuration, its weights laid out channels last, which convolutions are faster on."""
-    network = TBSN(config) if isinstance(config, TBSNConfig) else UNet(config)
+    network = NETWORKS[config.kind][1](config)  # type: ignore[arg-type]
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
@@ -55,7 +62,7 @@ def load_network(path: Path) -> Network:
             path, f"model format is {found}, not {FORMAT}", "use `tbsn convert`, or a matching tbsn version"
         )
     try:
-        kind = {"TBSN": TBSNConfig, "UNet": UNetConfig}[metadata["kind"]]
+        kind, _ = NETWORKS[metadata["kind"]]
         network = build(kind(**json.loads(metadata["config"])))
         network.load_state_dict(state)
     except (KeyError, ValueError, RuntimeError, pydantic.ValidationError) as error:

@@ -31,6 +31,7 @@ class TBSNConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    kind: Literal["TBSN"] = "TBSN"
     channels: PositiveInt = 3
     width: PositiveInt = 48
     blocks: tuple[PositiveInt, PositiveInt, PositiveInt] = (4, 4, 4)
@@ -49,6 +50,11 @@ class TBSNConfig(BaseModel):
         if self.window % 8:
             raise ValueError(f"window {self.window} must be a multiple of 8")
         return self
+
+    @property
+    def multiple(self) -> int:
+        """Both sides of an input must be multiples of this: windows, halved twice."""
+        return 4 * self.window
 
     def groups(self, level: int) -> int:
         """Channel groups of the attention at a level."""
@@ -209,8 +215,8 @@ class TBSN(nn.Module):
 
     @property
     def multiple(self) -> int:
-        """Both sides of an input must be multiples of this: windows, halved twice."""
-        return 4 * self.config.window
+        """Both sides of an input must be multiples of this."""
+        return self.config.multiple
 
     def forward(self, image: Float[Tensor, "b c H W"]) -> Float[Tensor, "b c H W"]:
         """Denoise images with values in [0, 1], blind to each pixel itself; the output is not clipped.

@@ -1,6 +1,7 @@
 """The student: a small plain U-Net (the shape of Noise2Noise, arXiv 1803.04189; TBSN, section 3.4)."""
 
 import itertools
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -14,9 +15,15 @@ class UNetConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    kind: Literal["UNet"] = "UNet"
     channels: PositiveInt = 3
     width: PositiveInt = 48
     depth: PositiveInt = 5
+
+    @property
+    def multiple(self) -> int:
+        """Both sides of an input must be multiples of this."""
+        return int(2**self.depth)
 
 
 def convolutions(*channels: int) -> nn.Sequential:
@@ -51,7 +58,7 @@ class UNet(nn.Module):
     @property
     def multiple(self) -> int:
         """Both sides of an input must be multiples of this."""
-        return int(2**self.config.depth)
+        return self.config.multiple
 
     def forward(self, image: Float[Tensor, "b c H W"]) -> Float[Tensor, "b c H W"]:
         """Denoise images with values in [0, 1]; the output is not clipped."""

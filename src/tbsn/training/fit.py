@@ -63,7 +63,7 @@ def fit(
     losses: list[Tensor] = []
     began, logged = time.monotonic() - state.seconds, time.monotonic()
     with (
-        progress("step", settings.steps, state.step, fabric.is_global_zero) as report,
+        progress("step", settings.steps, state.step, fabric.is_global_zero, max_seconds - state.seconds) as report,
         remembered_signal() as received,
     ):
         for batch in loader(batches, settings, state.step):
@@ -130,6 +130,10 @@ class State:
     @torch.no_grad()
     def advance(self) -> None:
         """One step of the optimizer by the gradients at hand, and of the average."""
+        if self.settings.clip:
+            self.fabric.clip_gradients(
+                self.model, self.optimizer, max_norm=self.settings.clip, error_if_nonfinite=False
+            )
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.step += 1

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 SECONDS_BETWEEN_LINES = 30.0
 
@@ -13,30 +13,41 @@ Report = Callable[[int, str], None]
 
 
 @contextmanager
-def progress(unit: str, total: int, done: int = 0, visible: bool = True) -> Iterator[Report]:
-    """On standard error: gives a function of how many units are done, and a note to show beside that."""
-    console = Console(stderr=True)
+def progress(
+    unit: str, total: int, done: int = 0, visible: bool = True, seconds: float = float("inf")
+) -> Iterator[Report]:
+    """On standard error: gives a function of how many units are done, and a note to show beside that.
+
+    The work ends after all units, or after so many ``seconds`` if that is sooner.
+    """
+    console, start = Console(stderr=True), time.monotonic()
+
+    def left(completed: int) -> str:
+        passed = time.monotonic() - start
+        by_units = passed / max(1, completed - done) * (total - completed)
+        minutes, rest = divmod(round(max(0, min(by_units, seconds - passed))), 60)
+        return f"left {minutes}:{rest:02}"
+
     if visible and not console.is_terminal:
-        yield _lines(console, unit, total, done)
+        yield _lines(console, unit, total, left)
         return
-    columns = (TextColumn(unit), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"))
-    with Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=console, disable=not visible) as bar:
-        task = bar.add_task(unit, total=total, completed=done, note="")
-        yield lambda completed, note: bar.update(task, completed=completed, note=note)
+    columns = (TextColumn(f"{{task.fields[{field}]}}") for field in ("note", "left"))
+    with Progress(
+        TextColumn(unit), BarColumn(), MofNCompleteColumn(), *columns, console=console, disable=not visible
+    ) as bar:
+        task = bar.add_task(unit, total=total, completed=done, note="", left="")
+        yield lambda completed, note: bar.update(task, completed=completed, note=note, left=left(completed))
 
 
-def _lines(console: Console, unit: str, total: int, done: int) -> Report:
-    start = shown = time.monotonic()
+def _lines(console: Console, unit: str, total: int, left: Callable[[int], str]) -> Report:
+    shown = time.monotonic()
 
     def report(completed: int, note: str) -> None:
         nonlocal shown
-        now = time.monotonic()
-        if now - shown < SECONDS_BETWEEN_LINES and completed < total:
+        if time.monotonic() - shown < SECONDS_BETWEEN_LINES and completed < total:
             return
-        shown = now
-        left = (now - start) / max(1, completed - done) * (total - completed)
-        minutes, seconds = divmod(round(left), 60)
-        line = "  ".join(filter(None, [f"{unit} {completed}/{total}", note, f"left {minutes}:{seconds:02}"]))
+        shown = time.monotonic()
+        line = "  ".join(filter(None, [f"{unit} {completed}/{total}", note, left(completed)]))
         console.print(line, highlight=False, soft_wrap=True)
 
     return report

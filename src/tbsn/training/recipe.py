@@ -2,25 +2,36 @@
 
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
+    Discriminator,
     Field,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    Tag,
     ValidationError,
     model_validator,
 )
 
 from tbsn.errors import InputError
-from tbsn.network import TBSNConfig, UNetConfig
+from tbsn.network import HalfPlaneConfig, TBSNConfig, UNetConfig
 
 R = TypeVar("R", bound="Settings")
 Precision = Literal["float32", "bf16", "auto"]
+
+
+def _kind(network: Any) -> str:
+    return network.get("kind", "TBSN") if isinstance(network, dict) else network.kind  # type: ignore[no-any-return]
+
+
+BlindConfig = Annotated[
+    Annotated[TBSNConfig, Tag("TBSN")] | Annotated[HalfPlaneConfig, Tag("HalfPlane")], Discriminator(_kind)
+]
 
 
 class Settings(BaseModel):
@@ -32,9 +43,10 @@ class FitSettings(Settings):
 
     ``milestones`` are fractions of ``steps`` at which the learning rate is multiplied by ``gamma``. ``ema`` is the
     decay of the averaged weights; 0 keeps the last. ``augment`` adds flips and quarter turns. ``precision`` "auto" is
-    bf16 where the processor computes in it, else float32. ``batch`` is that of all processes together; each takes its
-    share in ``accumulate`` parts, one after another, with as much less memory. ``hold_back`` is the share of the images
-    that training does not see: the weights of the checkpoint with the least loss on them are the result.
+    bf16 where the processor computes in it, else float32. ``clip`` is the largest norm of the gradient; 0 is no limit.
+    ``batch`` is that of all processes together; each takes its share in ``accumulate`` parts, one after another, with
+    as much less memory. ``hold_back`` is the share of the images that training does not see: the weights of the
+    checkpoint with the least loss on them are the result.
     """
 
     steps: PositiveInt = 100_000
@@ -46,6 +58,7 @@ class FitSettings(Settings):
     milestones: tuple[float, ...] = (0.4, 0.8)
     gamma: PositiveFloat = 0.1
     weight_decay: float = Field(default=0.01, ge=0)
+    clip: float = Field(default=0.0, ge=0)
     ema: float = Field(default=0.0, ge=0, lt=1)
     augment: bool = False
     hold_back: float = Field(default=0.0, ge=0, lt=1)
@@ -57,43 +70,55 @@ class FitSettings(Settings):
 
 
 class TrainRecipe(Settings):
-    """Train the blind-spot network: PD stride and network.
+    """Train the blind-spot network: PD stride and network, a `TBSN` unless its ``kind`` is HalfPlane.
 
     ``recompute`` is activation checkpointing: about half of the memory for a little more time.
     """
 
     pd: PositiveInt = 5
     recompute: bool = False
-    network: TBSNConfig = TBSNConfig()
+    network: BlindConfig = TBSNConfig()
     fit: FitSettings = FitSettings()
+
+    @model_validator(mode="after")
+    def _can_recompute(self) -> Self:
+        if self.recompute and self.network.kind != "TBSN":
+            raise ValueError("recompute is of the TBSN alone")
+        return self
 
     def with_pd(self, stride: int) -> Self:
         """The recipe with another PD stride, its crops as much larger or smaller: the network sees the same size."""
+        if self.network.kind == "HalfPlane":
+            raise InputError(f"--pd {stride}", "this network has a hole instead of PD", "--set network.hole=N")
         crop = self.fit.crop // self.pd * stride
         return self.model_copy(update={"pd": stride, "fit": self.fit.model_copy(update={"crop": crop})})
 
 
 class TargetSettings(Settings):
-    """What the student learns from: all of one PD pass of the teacher.
+    """What the student learns from: all that each of its teachers says.
 
-    The pass itself if ``estimate`` is set, and for each probability in ``refinements`` one pass over it, with that
-    share of the noisy values put back. The paper's one target has nothing put back.
+    Of a `TBSN`, one PD pass if ``estimate`` is set, and for each probability in ``refinements`` one pass over it, with
+    that share of the noisy values put back. The paper's one target has nothing put back. Of a `HalfPlane`, one pass for
+    each radius in ``holes``.
     """
 
     pd: PositiveInt = 2
     estimate: bool = False
     refinements: tuple[Annotated[float, Field(ge=0, le=1)], ...] = (0.0,)
+    holes: tuple[NonNegativeInt, ...] = (0, 1, 2)
     seed: NonNegativeInt = 0
 
     @model_validator(mode="after")
     def _any(self) -> Self:
         if not (self.estimate or self.refinements):
             raise ValueError("no target: set estimate, or give refinements")
+        if not self.holes:
+            raise ValueError("no target of a network with a hole: give holes")
         return self
 
 
 class DistillRecipe(Settings):
-    """Distil a teacher into a student; the loss is the mean of the L1 distances to all targets."""
+    """Distil teachers into a student; the loss is the mean of the L1 distances to all targets."""
 
     network: UNetConfig = UNetConfig()
     targets: TargetSettings = TargetSettings()

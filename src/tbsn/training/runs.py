@@ -19,10 +19,10 @@ from torch import Tensor
 from tbsn import images
 from tbsn.errors import InputError
 from tbsn.files import atomic, remove_partial
-from tbsn.network import TBSN
+from tbsn.network import TBSN, UNet
 from tbsn.network.files import Network, build, load_network
 from tbsn.settings import TeacherSettings
-from tbsn.teacher import as_numpy, of_network, targets
+from tbsn.teacher import BlindNetwork, as_numpy, of_network, targets
 from tbsn.tiles import tiled
 from tbsn.training import losses
 from tbsn.training.data import Crops, split
@@ -59,7 +59,7 @@ def train(source: Source, run: Path, recipe: TrainRecipe, start: Start) -> Netwo
 
     A run that is there already, with the same recipe, goes on from its last checkpoint.
     """
-    _check_multiple(recipe.fit.crop // recipe.pd, 4 * recipe.network.window, recipe.fit.crop, recipe.pd)
+    _check_multiple(recipe.fit.crop // recipe.pd, recipe.network.multiple, recipe.fit.crop, recipe.pd)
     fabric = open_fabric(start.device, run)
     places = share(recipe.fit, fabric)
 
@@ -71,25 +71,32 @@ def train(source: Source, run: Path, recipe: TrainRecipe, start: Start) -> Netwo
     return _fit(run, recipe, [photos], recipe.pd, places, fabric, start)
 
 
-def distill(source: Source, teacher_path: Path, run: Path, recipe: DistillRecipe, start: Start) -> Network:
-    """Distil a trained blind-spot network into a student on noisy images; the result is in ``run``.
+def distill(source: Source, teachers: Sequence[Path], run: Path, recipe: DistillRecipe, start: Start) -> Network:
+    """Distil one or more trained blind-spot networks into a student on noisy images; the result is in ``run``.
 
-    The teacher's targets are computed once and kept in the run.
+    The teachers' targets are computed once and kept in the run.
     """
-    _check_multiple(recipe.fit.crop, 2**recipe.network.depth, recipe.fit.crop, 1)
-    bsn = load_network(teacher_path)
-    if not isinstance(bsn, TBSN):
-        raise InputError(teacher_path, "is a student, not a blind-spot network", "name the run of `tbsn train`")
+    _check_multiple(recipe.fit.crop, recipe.network.multiple, recipe.fit.crop, 1)
+    networks = [_blind_network(path, recipe.network.channels) for path in teachers]
     fabric = open_fabric(start.device, run)
     places = share(recipe.fit, fabric)
 
     def prepare() -> Photos:
         open_run(run, recipe, start)
-        return open_photos(source, run, recipe.network.channels, recipe.fit.crop, teacher_path)
+        return open_photos(source, run, recipe.network.channels, recipe.fit.crop, teachers[0])
 
     photos = made_by_first(fabric, prepare)
-    taught = made_by_first(fabric, lambda: _targets(bsn, photos, recipe.targets, run, fabric.device))
+    taught = made_by_first(fabric, lambda: _targets(networks, photos, recipe.targets, run, fabric.device))
     return _fit(run, recipe, [photos, taught], 1, places, fabric, start)
+
+
+def _blind_network(path: Path, channels: int) -> BlindNetwork:
+    network = load_network(path)
+    if (found := network.config.channels) != channels:
+        raise InputError(path, f"has {found} channels, the student {channels}", f"--set network.channels={found}")
+    if isinstance(network, UNet):
+        raise InputError(path, "is a student, not a blind-spot network", "name the run of `tbsn train`")
+    return network
 
 
 def open_run(run: Path, recipe: Settings, start: Start) -> None:
@@ -216,11 +223,15 @@ def open_photos(source: Source, run: Path, channels: int, crop: int, other: Path
     return photos
 
 
-def _targets(bsn: TBSN, photos: Photos, settings: TargetSettings, run: Path, device: torch.device) -> Photos:
-    weights = {name: value.cpu().contiguous() for name, value in bsn.state_dict().items()}
-    stamp = hashlib.sha256(f"{settings.model_dump_json()} {photos.stamp}".encode() + save(weights)).hexdigest()
-    bsn = bsn.to(device)
-    teach = tiled(as_numpy(targets(bsn, settings.pd, settings.estimate, settings.refinements, settings.seed), device))
+def _targets(
+    teachers: Sequence[BlindNetwork], photos: Photos, settings: TargetSettings, run: Path, device: torch.device
+) -> Photos:
+    weights = b"".join(
+        save({name: value.cpu().contiguous() for name, value in bsn.state_dict().items()}) for bsn in teachers
+    )
+    stamp = hashlib.sha256(f"{settings.model_dump_json()} {photos.stamp}".encode() + weights).hexdigest()
+    networks, s = [bsn.to(device) for bsn in teachers], settings
+    teach = tiled(as_numpy(targets(networks, s.pd, s.estimate, s.refinements, s.holes, s.seed), device))
 
     def taught(first: int) -> Iterator[tuple[str, np.ndarray]]:
         with progress("target", len(photos), first) as report:
