@@ -10,6 +10,7 @@ chosen with the clean images. What is done is kept, so that both go on where the
 """
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -23,6 +24,7 @@ from tbsn.network.files import Network, build, load_network, save_network
 from tbsn.settings import TeacherSettings
 from tbsn.teacher import numpy_denoiser
 from tbsn.training import losses, runs
+from tbsn.training.data import Crops
 from tbsn.training.fit import fit
 from tbsn.training.processes import open_fabric
 from tbsn.training.recipe import TrainRecipe, load_recipe
@@ -45,7 +47,8 @@ def train(
         fabric = open_fabric("cpu", run)
         runs.open_run(run, settings, Start())
         photos = runs.open_photos(folder, run, settings.network.channels, settings.fit.crop, output / "seed-0")
-        crops, held_back = runs.open_crops([photos], settings.fit, settings.pd, runs.share(settings.fit, fabric))
+        cut = partial(Crops, [photos], stride=settings.pd)
+        crops, held_back = runs.open_crops(cut, photos, settings.fit, runs.share(settings.fit, fabric))
         torch.manual_seed(seed)
         network = build(settings.network)
         kept = run / "weights"

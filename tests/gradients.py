@@ -1,12 +1,14 @@
 """One process of a distributed step: writes the gradients of batch 0, in float64. Arguments: images, run, output."""
 
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from tbsn.network.files import build
 from tbsn.training import losses, runs
+from tbsn.training.data import Crops
 from tbsn.training.fit import gradients
 from tbsn.training.photos import cached_folder
 from tbsn.training.processes import made_by_first, open_fabric
@@ -16,8 +18,9 @@ folder, run, output = map(Path, sys.argv[1:])
 settings = ["network={width: 8, group_channels: 8, blocks: [1, 1, 1], refinement: 1}", "fit.batch=4"]
 recipe = load_recipe(TrainRecipe, "cpu", settings)
 fabric = open_fabric("cpu", run)
+places = runs.share(recipe.fit, fabric)
 photos = made_by_first(fabric, lambda: cached_folder(folder, run / "cache", 3))
-crops, _ = runs.open_crops([photos], recipe.fit, recipe.pd, runs.share(recipe.fit, fabric))
+crops, _ = runs.open_crops(partial(Crops, [photos], stride=recipe.pd), photos, recipe.fit, places)
 torch.manual_seed(0)
 network = build(recipe.network).double()
 model = fabric.setup(network)

@@ -1,4 +1,5 @@
 import json
+import pickle
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,16 +9,18 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.ndimage import gaussian_filter
 
 from conftest import save
 from tbsn.errors import InputError
-from tbsn.network import TBSNConfig, UNet, UNetConfig
+from tbsn.images import to_float
+from tbsn.network import FastUNet, FastUNetConfig, TBSNConfig, UNet, UNetConfig
 from tbsn.network.files import build, load_network, save_network
 from tbsn.training import checkpoint, fit, losses, runs
-from tbsn.training.data import Crops, split
+from tbsn.training.data import Crops, Renoised, split
 from tbsn.training.fit import learning_rate
-from tbsn.training.photos import cached_folder
-from tbsn.training.recipe import DistillRecipe, FitSettings, TrainRecipe, load_recipe
+from tbsn.training.photos import cached_arrays, cached_folder, facts
+from tbsn.training.recipe import DistillRecipe, FitSettings, RenoiseRecipe, TrainRecipe, load_recipe
 from tbsn.training.runs import Start
 
 TINY = ["network.width=8", "network.group_channels=8", "network.blocks=[1,1,1]", "network.refinement=1"]
@@ -84,12 +87,49 @@ def test_aligned_stacks_are_cut_at_the_same_places(folder: Path, tmp_path: Path)
     assert torch.equal(noisy, same_again)
 
 
+def test_renoised_pairs_are_estimates_with_noise_like_the_photos(folder: Path, tmp_path: Path) -> None:
+    photos = cached_folder(folder, tmp_path / "cache", 3)
+    smooth = [np.uint16(257) * gaussian_filter(photo, (3, 3, 0)) for photo in photos]
+    estimates = cached_arrays(smooth, tmp_path / "estimates", 3)
+
+    def pairs(halved: float) -> Renoised:
+        settings = {"crop": 64, "places": range(4), "augment": True, "seed": 0}
+        return Renoised(photos, estimates, halved=halved, **settings)
+
+    for halved in (0.0, 1.0):
+        noisy, clean = pairs(halved)[3]
+        assert noisy.shape == clean.shape == (4, 3, 64, 64) and noisy.dtype == clean.dtype == torch.float32
+        torch.testing.assert_close(noisy * 255, (noisy * 255).round(), rtol=0, atol=1e-3)
+        assert 0.01 < float((noisy - clean).std()) < 0.2
+        again = pickle.loads(pickle.dumps(pairs(halved)))[3]
+        assert torch.equal(again[0], noisy) and torch.equal(again[1], clean)
+    settings = {"crop": 128, "places": [0], "augment": False, "seed": 0, "among": np.array([0])}
+    _, halved = Renoised(photos, estimates, halved=1.0, **settings)[0]
+    whole = to_float(estimates[0]).reshape(128, 2, 128, 2, 3).mean(axis=(1, 3))
+    torch.testing.assert_close(halved[0], torch.from_numpy(whole).permute(2, 0, 1), rtol=0, atol=1e-6)
+
+
+def test_a_student_learns_from_renoised_estimates(blocks: Path, tmp_path: Path) -> None:
+    tiny = ["network.widths=[8,8]", "network.blocks=[1,1]", "fit.crop=64", "fit.lr=3e-3", "fit.log_every=10"]
+    recipe = load_recipe(RenoiseRecipe, "renoise-cpu", [*SHORT, *tiny, "fit.steps=60"])
+    network = runs.renoise(blocks, "default", tmp_path / "first", recipe, Start("cpu"))
+    assert isinstance(network, FastUNet)
+    log = [json.loads(line) for line in (tmp_path / "first" / "log.jsonl").read_text().splitlines()]
+    losses = [line["loss"] for line in log if "loss" in line]
+    assert losses[-1] < 0.8 * losses[0]
+    again = load_recipe(RenoiseRecipe, "renoise-cpu", [*SHORT, *tiny, "fit.steps=1"])
+    runs.renoise(blocks, tmp_path / "first", tmp_path / "second", again, Start("cpu", init=tmp_path / "first"))
+    first, second = (facts(tmp_path / run / "estimates")["stamp"] for run in ("first", "second"))
+    assert first != second, "the estimates are those of the model"
+
+
 @pytest.mark.parametrize("name", ["sidd", "dnd", "cpu", "hole"])
 def test_packaged_recipes_are_valid(name: str) -> None:
     recipe = load_recipe(TrainRecipe, name, [])
     assert recipe.fit.crop % (recipe.pd * recipe.network.multiple) == 0
     load_recipe(DistillRecipe, "distill", [])
     load_recipe(DistillRecipe, "distill-cpu", [])
+    assert isinstance(load_recipe(RenoiseRecipe, "renoise-cpu", []).network, FastUNetConfig)
 
 
 def test_the_sidd_recipe_is_the_papers() -> None:

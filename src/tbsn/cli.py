@@ -117,6 +117,30 @@ def distill(
 
 
 @app.command()
+def renoise(
+    folder: Annotated[Path, typer.Argument(help="Folder of noisy images, searched recursively.")],
+    model: Annotated[
+        str, typer.Option(help="What denoises them first: `default`, a model file, or a run.")
+    ] = "default",
+    output: Run = Path("runs/renoised"),
+    recipe: Annotated[str, typer.Option(help="renoise-cpu, or a YAML file.")] = "renoise-cpu",
+    set_: Overrides = [],  # noqa: B006 (Typer copies it)
+    resume: Resume = False,
+    accept_changes: AcceptChanges = False,
+    init: Init = None,
+    max_time: MaxTime = "",
+    device: Device = "auto",
+) -> None:
+    """Train a better student: on denoised images with noise like the real one added. The same command again goes on."""
+    from tbsn.training import runs
+    from tbsn.training.recipe import RenoiseRecipe, load_recipe
+
+    start = runs.Start(device, resume, accept_changes, init, _seconds(max_time))
+    runs.renoise(folder, model, output, load_recipe(RenoiseRecipe, recipe, set_), start)
+    print(f"renoised: {output / 'model.safetensors'}")
+
+
+@app.command()
 def evaluate(
     model: Annotated[str, typer.Argument(help="`default`, a model file, a run, or a baseline: noisy, blur, nlm.")],
     noisy: Annotated[Path, typer.Argument(metavar="NOISY_DIR", help="Folder of noisy images.")],
@@ -191,12 +215,11 @@ def export(
 ) -> None:
     """Export a student to ONNX, checked against torch."""
     from tbsn.export import export as export_student
-    from tbsn.network import UNet
-    from tbsn.network.files import load_network
+    from tbsn.network.files import Student, load_network
 
     _refuse_existing(output, overwrite)
     student = load_network(model)
-    if not isinstance(student, UNet):
+    if not isinstance(student, Student):
         raise InputError(model, "is a blind-spot network, not a student", "distil it first with `tbsn distill`")
     difference = export_student(student, output)
     print(f"exported: {output} (largest difference to torch {difference:.1e})")

@@ -49,8 +49,7 @@ def load(model: str | Path = DEFAULT, teacher: TeacherSettings = TeacherSettings
 
     Raises `InputError` for a model that is missing, damaged, a pickle, or of another version.
     """
-    path = PRETRAINED / f"{model}.onnx"
-    path = path if path.is_file() else Path(model)
+    path = find(model)
     if path.suffix in PICKLES:
         raise InputError(path, "is a pickle, which can run code", "make a safetensors file of it with `tbsn convert`")
     if path.suffix == ".onnx":
@@ -62,6 +61,12 @@ def load(model: str | Path = DEFAULT, teacher: TeacherSettings = TeacherSettings
             raise InputError(path, f"needs {error.name}", "pip install 'tbsn[train]'") from error
         return load_denoiser(path, teacher)
     raise InputError(path, "no such model", "name `default`, an .onnx or .safetensors file, or the folder of a run")
+
+
+def find(model: str | Path) -> Path:
+    """Where a model is that is given by its name or path."""
+    path = PRETRAINED / f"{model}.onnx"
+    return path if path.is_file() else Path(model)
 
 
 def _load_onnx(path: Path) -> Denoiser:

@@ -13,12 +13,12 @@ import torch
 from tbsn.denoiser import ONNX_FORMAT
 from tbsn.errors import InputError
 from tbsn.files import atomic
-from tbsn.network import UNet
+from tbsn.network.files import Student
 
 TOLERANCE = 1e-4
 
 
-def export(student: UNet, path: Path) -> float:
+def export(student: Student, path: Path) -> float:
     """Write a student as ONNX for any batch and size, and return its largest difference to torch.
 
     Checked at three shapes, one of them not square. Raises `InputError`, and writes nothing, if the two differ by more
@@ -37,7 +37,7 @@ def export(student: UNet, path: Path) -> float:
     return difference
 
 
-def _to_onnx(student: UNet) -> onnx.ModelProto:
+def _to_onnx(student: Student) -> onnx.ModelProto:
     unit = student.multiple
     sizes = {0: torch.export.Dim("batch"), 2: unit * torch.export.Dim("rows"), 3: unit * torch.export.Dim("cols")}
     example = torch.rand(2, student.config.channels, 2 * unit, 3 * unit)
@@ -54,7 +54,7 @@ def _to_onnx(student: UNet) -> onnx.ModelProto:
 
 
 @torch.no_grad()
-def largest_difference(student: UNet, model: bytes) -> float:
+def largest_difference(student: Student, model: bytes) -> float:
     """Between a torch student and its ONNX form, over three shapes."""
     session = ort.InferenceSession(model, providers=["CPUExecutionProvider"])
     unit = student.multiple

@@ -11,18 +11,21 @@ from torch import nn
 
 from tbsn.errors import InputError
 from tbsn.files import atomic
+from tbsn.network.fast import FastUNet, FastUNetConfig
 from tbsn.network.half_plane import HalfPlane, HalfPlaneConfig
 from tbsn.network.tbsn import TBSN, TBSNConfig
 from tbsn.network.unet import UNet, UNetConfig
 
 FORMAT = "tbsn-model-1"
 MODEL = "model.safetensors"
-Network = TBSN | HalfPlane | UNet
-Config = TBSNConfig | HalfPlaneConfig | UNetConfig
+Student = UNet | FastUNet
+Network = TBSN | HalfPlane | Student
+Config = TBSNConfig | HalfPlaneConfig | UNetConfig | FastUNetConfig
 NETWORKS: dict[str, tuple[type[Config], type[Network]]] = {
     "TBSN": (TBSNConfig, TBSN),
     "HalfPlane": (HalfPlaneConfig, HalfPlane),
     "UNet": (UNetConfig, UNet),
+    "FastUNet": (FastUNetConfig, FastUNet),
 }
 
 

@@ -2,15 +2,20 @@
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from typing import cast
+from functools import lru_cache
+from typing import Any, cast
 
 import numpy as np
 import torch
+from einops import reduce
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from tbsn import images
+from tbsn.training.noise_model import NoiseModel
 from tbsn.training.photos import Photos
+
+MODELS = 1024  # kept in memory, 0.6 MB each for crops of 128x128
 
 
 class Crops(Dataset[tuple[Tensor, ...]]):
@@ -45,17 +50,45 @@ class Crops(Dataset[tuple[Tensor, ...]]):
     def _crops(self, random: np.random.Generator) -> list[np.ndarray]:
         chosen = np.searchsorted(self._pixels, random.integers(self._pixels[-1]), side="right")
         index = int(self._among[chosen])
-        height, width = self.stacks[0][index].shape[:2]
-        top = int(random.integers(height - self.crop + 1))
-        left = int(random.integers(width - self.crop + 1))
+        crops = self._cut(index, random)
         turn, flip = (int(random.integers(4)), bool(random.integers(2))) if self.augment else (0, False)
-        crops = []
-        for photos in self.stacks:
-            crop = photos[index][top : top + self.crop : self.stride, left : left + self.crop : self.stride]
-            crop = np.rot90(crop, turn)
-            crop = images.to_float(crop[:, ::-1] if flip else crop)
-            crops.append(np.ascontiguousarray(cast(np.ndarray, crop.transpose(2, 0, 1))))
-        return crops
+        turned = (np.rot90(crop, turn)[:, :: -1 if flip else 1] for crop in crops)
+        return [np.ascontiguousarray(cast(np.ndarray, crop.transpose(2, 0, 1))) for crop in turned]
+
+    def _cut(self, index: int, random: np.random.Generator) -> list[np.ndarray]:
+        where = self._place(index, self.crop, random)
+        return [images.to_float(photos[index][where][:: self.stride, :: self.stride]) for photos in self.stacks]
+
+    def _place(self, index: int, side: int, random: np.random.Generator) -> tuple[slice, slice]:
+        rows, columns = (int(random.integers(size - side + 1)) for size in self.stacks[0].sizes[index])
+        return slice(rows, rows + side), slice(columns, columns + side)
+
+
+class Renoised(Crops):
+    """Pairs of a noisy and a clean crop from noisy photos and their estimates: the clean one is an estimate, the noisy
+    one the same with noise drawn from the model of the photo.
+
+    The estimate is shrunk to half for a share ``halved`` of the crops, where the photo is large enough: that is
+    sharper, and what noise was left in it is weaker.
+    """
+
+    def __init__(self, photos: Photos, estimates: Photos, *, halved: float, **settings: Any) -> None:
+        super().__init__([photos, estimates], **settings)
+        self.halved = halved
+
+    def _cut(self, index: int, random: np.random.Generator) -> list[np.ndarray]:
+        photos, estimates = self.stacks
+        zoom = 2 if random.random() < self.halved and min(photos.sizes[index]) >= 2 * self.crop else 1
+        seen = images.to_float(estimates[index][self._place(index, zoom * self.crop, random)])
+        clean = reduce(seen, "(h p) (w q) c -> h w c", "mean", p=zoom, q=zoom)
+        noisy = clean + noise_model(photos, estimates, index, self.crop).draw(clean, random)
+        return [images.to_float(images.from_float(noisy, photos[index].dtype)), clean]
+
+
+@lru_cache(MODELS)
+def noise_model(photos: Photos, estimates: Photos, index: int, size: int) -> NoiseModel:
+    """The noise of a photo, by its estimate."""
+    return NoiseModel.fit(images.to_float(photos[index]), images.to_float(estimates[index]), size)
 
 
 def split(names: Iterable[str], share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+LEAST_NOISE = 1e-4  # (2.5 / 255)²
+
 
 def blind_spot(model: nn.Module, batch: Sequence[Tensor]) -> Tensor:
     """``|bsn(y) - y|₁``: a network that cannot see a pixel predicts it (TBSN, section 3.1)."""
@@ -17,3 +19,10 @@ def distillation(model: nn.Module, batch: Sequence[Tensor]) -> Tensor:
     noisy, targets = batch
     denoised = model(noisy)
     return F.l1_loss(denoised.repeat(1, targets.shape[1] // denoised.shape[1], 1, 1), targets)
+
+
+def renoised(model: nn.Module, batch: Sequence[Tensor]) -> Tensor:
+    """``|student(x + z) - x|²`` as a share of the noise ``|z|²`` of each image: weak noise counts like strong."""
+    noisy, clean = batch
+    error, noise = ((image - clean).square().mean(dim=(1, 2, 3)) for image in (model(noisy), noisy))
+    return (error / (noise + LEAST_NOISE)).mean()

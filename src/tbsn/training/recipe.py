@@ -2,7 +2,7 @@
 
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Literal, Self, TypeVar
 
 import yaml
 from pydantic import (
@@ -19,18 +19,22 @@ from pydantic import (
 )
 
 from tbsn.errors import InputError
-from tbsn.network import HalfPlaneConfig, TBSNConfig, UNetConfig
+from tbsn.network import FastUNetConfig, HalfPlaneConfig, TBSNConfig, UNetConfig
 
 R = TypeVar("R", bound="Settings")
 Precision = Literal["float32", "bf16", "auto"]
 
 
-def _kind(network: Any) -> str:
-    return network.get("kind", "TBSN") if isinstance(network, dict) else network.kind  # type: ignore[no-any-return]
+def _kind(default: str) -> Discriminator:
+    """Which network a recipe means: its ``kind``, if it says so."""
+    return Discriminator(lambda network: network.get("kind", default) if isinstance(network, dict) else network.kind)
 
 
 BlindConfig = Annotated[
-    Annotated[TBSNConfig, Tag("TBSN")] | Annotated[HalfPlaneConfig, Tag("HalfPlane")], Discriminator(_kind)
+    Annotated[TBSNConfig, Tag("TBSN")] | Annotated[HalfPlaneConfig, Tag("HalfPlane")], _kind("TBSN")
+]
+StudentConfig = Annotated[
+    Annotated[UNetConfig, Tag("UNet")] | Annotated[FastUNetConfig, Tag("FastUNet")], _kind("UNet")
 ]
 
 
@@ -120,8 +124,16 @@ class TargetSettings(Settings):
 class DistillRecipe(Settings):
     """Distil teachers into a student; the loss is the mean of the L1 distances to all targets."""
 
-    network: UNetConfig = UNetConfig()
+    network: StudentConfig = UNetConfig()
     targets: TargetSettings = TargetSettings()
+    fit: FitSettings = FitSettings(batch=8, crop=128)
+
+
+class RenoiseRecipe(Settings):
+    """Train a student on its own estimates with noise like the photos' added: see `Renoised` for ``halved``."""
+
+    network: StudentConfig = FastUNetConfig()
+    halved: float = Field(default=0.5, ge=0, le=1)
     fit: FitSettings = FitSettings(batch=8, crop=128)
 
 

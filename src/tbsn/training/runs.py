@@ -3,7 +3,7 @@
 import hashlib
 import itertools
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,22 +17,24 @@ from safetensors.torch import save
 from torch import Tensor
 
 from tbsn import images
+from tbsn.denoiser import find, load
 from tbsn.errors import InputError
 from tbsn.files import atomic, remove_partial
-from tbsn.network import TBSN, UNet
-from tbsn.network.files import Network, build, load_network
+from tbsn.network import TBSN
+from tbsn.network.files import MODEL, Network, Student, build, load_network
 from tbsn.settings import TeacherSettings
 from tbsn.teacher import BlindNetwork, as_numpy, of_network, targets
 from tbsn.tiles import tiled
 from tbsn.training import losses
-from tbsn.training.data import Crops, split
-from tbsn.training.fit import computes_bf16, fit
+from tbsn.training.data import Crops, Renoised, split
+from tbsn.training.fit import Loss, computes_bf16, fit
 from tbsn.training.photos import Photos, cached, cached_arrays, cached_folder, facts
 from tbsn.training.processes import made_by_first, open_fabric, record_start
 from tbsn.training.progress import progress
-from tbsn.training.recipe import DistillRecipe, FitSettings, Settings, TargetSettings, TrainRecipe
+from tbsn.training.recipe import DistillRecipe, FitSettings, RenoiseRecipe, Settings, TargetSettings, TrainRecipe
 
 Source = Path | Sequence[np.ndarray]
+Recipe = TrainRecipe | DistillRecipe | RenoiseRecipe
 
 SAMPLE = 256
 HELD_BACK = 8
@@ -68,7 +70,9 @@ def train(source: Source, run: Path, recipe: TrainRecipe, start: Start) -> Netwo
         return open_photos(source, run, recipe.network.channels, recipe.fit.crop)
 
     photos = made_by_first(fabric, prepare)
-    return _fit(run, recipe, [photos], recipe.pd, places, fabric, start)
+    return _fit(
+        run, recipe, losses.blind_spot, partial(Crops, [photos], stride=recipe.pd), photos, places, fabric, start
+    )
 
 
 def distill(source: Source, teachers: Sequence[Path], run: Path, recipe: DistillRecipe, start: Start) -> Network:
@@ -87,14 +91,36 @@ def distill(source: Source, teachers: Sequence[Path], run: Path, recipe: Distill
 
     photos = made_by_first(fabric, prepare)
     taught = made_by_first(fabric, lambda: _targets(networks, photos, recipe.targets, run, fabric.device))
-    return _fit(run, recipe, [photos, taught], 1, places, fabric, start)
+    return _fit(run, recipe, losses.distillation, partial(Crops, [photos, taught]), photos, places, fabric, start)
+
+
+def renoise(source: Source, model: str | Path, run: Path, recipe: RenoiseRecipe, start: Start) -> Network:
+    """Train a student on what a denoiser makes of noisy images, with noise like theirs added to it.
+
+    ``model`` is any that `tbsn.load` takes; what it makes of the images is computed once and kept in the run.
+    """
+    _check_multiple(recipe.fit.crop, recipe.network.multiple, recipe.fit.crop, 1)
+    denoiser, file = load(model), find(model)
+    weights = (file / MODEL if file.is_dir() else file).read_bytes()
+    fabric = open_fabric(start.device, run)
+    places = share(recipe.fit, fabric)
+
+    def prepare() -> Photos:
+        open_run(run, recipe, start)
+        return open_photos(source, run, recipe.network.channels, recipe.fit.crop)
+
+    photos = made_by_first(fabric, prepare)
+    stamp = hashlib.sha256(photos.stamp.encode() + weights).hexdigest()
+    estimates = made_by_first(fabric, lambda: _kept(denoiser, stamp, photos, run / "estimates", fabric.device))
+    cut = partial(Renoised, photos, estimates, halved=recipe.halved)
+    return _fit(run, recipe, losses.renoised, cut, photos, places, fabric, start)
 
 
 def _blind_network(path: Path, channels: int) -> BlindNetwork:
     network = load_network(path)
     if (found := network.config.channels) != channels:
         raise InputError(path, f"has {found} channels, the student {channels}", f"--set network.channels={found}")
-    if isinstance(network, UNet):
+    if isinstance(network, Student):
         raise InputError(path, "is a student, not a blind-spot network", "name the run of `tbsn train`")
     return network
 
@@ -135,19 +161,19 @@ def _changes(known: dict[str, Any], wanted: dict[str, Any], prefix: str = "") ->
 
 def _fit(
     run: Path,
-    recipe: TrainRecipe | DistillRecipe,
-    stacks: list[Photos],
-    stride: int,
+    recipe: Recipe,
+    loss: Loss,
+    cut: Callable[..., Crops],
+    photos: Photos,
     places: range,
     fabric: Fabric,
     start: Start,
 ) -> Network:
-    crops, held_back = open_crops(stacks, recipe.fit, stride, places)
+    crops, held_back = open_crops(cut, photos, recipe.fit, places)
     network = _new_network(recipe, start.init)
     if fabric.is_global_zero:
         record_start(run, fabric)
-    loss = losses.blind_spot if isinstance(recipe, TrainRecipe) else losses.distillation
-    sample = stacks[0][0][:SAMPLE, :SAMPLE]
+    sample = photos[0][:SAMPLE, :SAMPLE]
 
     def watch(step: int, averaged: Network) -> None:
         denoise = as_numpy(of_network(averaged.to(fabric.device), TeacherSettings(passes=0)), fabric.device)
@@ -170,12 +196,12 @@ def share(settings: FitSettings, fabric: Fabric) -> range:
 
 
 def open_crops(
-    stacks: list[Photos], settings: FitSettings, stride: int, places: range
+    cut: Callable[..., Crops], photos: Photos, settings: FitSettings, places: range
 ) -> tuple[Crops, list[Sequence[Tensor]]]:
-    """The batches to train on, and those that are held back."""
-    large = np.flatnonzero(stacks[0].sizes.min(axis=1) >= settings.crop)
-    training, held_back = split(map(stacks[0].name, large.tolist()), settings.hold_back, settings.seed)
-    cut = partial(Crops, stacks, crop=settings.crop, stride=stride, seed=settings.seed)
+    """The batches to train on, and those that are held back, of ``cut``: all but the settings of these crops."""
+    large = np.flatnonzero(photos.sizes.min(axis=1) >= settings.crop)
+    training, held_back = split(map(photos.name, large.tolist()), settings.hold_back, settings.seed)
+    cut = partial(cut, crop=settings.crop, seed=settings.seed)
     crops = cut(places=places, augment=settings.augment, among=large[training])
     if not len(held_back):
         return crops, []
@@ -183,7 +209,7 @@ def open_crops(
     return crops, [seen[step] for step in range(HELD_BACK)]
 
 
-def _new_network(recipe: TrainRecipe | DistillRecipe, init: Path | None) -> Network:
+def _new_network(recipe: Recipe, init: Path | None) -> Network:
     torch.manual_seed(recipe.fit.seed)
     network = build(recipe.network)
     if init:
@@ -232,16 +258,23 @@ def _targets(
     stamp = hashlib.sha256(f"{settings.model_dump_json()} {photos.stamp}".encode() + weights).hexdigest()
     networks, s = [bsn.to(device) for bsn in teachers], settings
     teach = tiled(as_numpy(targets(networks, s.pd, s.estimate, s.refinements, s.holes, s.seed), device))
+    return _kept(teach, stamp, photos, run / "targets", device)
 
-    def taught(first: int) -> Iterator[tuple[str, np.ndarray]]:
-        with progress("target", len(photos), first) as report:
+
+def _kept(
+    denoiser: Callable[[np.ndarray], np.ndarray], stamp: str, photos: Photos, cache: Path, device: torch.device
+) -> Photos:
+    """What a denoiser makes of photos, as 16-bit images in a cache folder; goes on where it was stopped."""
+
+    def made(first: int) -> Iterator[tuple[str, np.ndarray]]:
+        with progress(cache.name.removesuffix("s"), len(photos), first) as report:
             for index in range(first, len(photos)):
                 with torch.autocast(device.type, torch.bfloat16, enabled=computes_bf16(device)):
-                    target = teach(images.to_float(photos[index]))
-                yield photos.name(index), images.from_float(target, np.dtype(np.uint16))
+                    result = denoiser(images.to_float(photos[index]))
+                yield photos.name(index), images.from_float(result, np.dtype(np.uint16))
                 report(index + 1, "")
 
-    return cached(taught, run / "targets", stamp)
+    return cached(made, cache, stamp)
 
 
 def _check_multiple(side: int, multiple: int, crop: int, pd: int) -> None:

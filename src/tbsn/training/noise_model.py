@@ -1,0 +1,150 @@
+"""A model of the noise of one image, from the image and an estimate of what it shows: to draw more noise of its kind.
+
+The noise is a Gaussian field whose values are mapped, by brightness and channel, to the quantiles of the noise that was
+seen. So it has the distribution of the real noise, skewed by the tone curve and clipped as that is, its dependence on
+brightness, and its correlation between neighbours and channels.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from numpy.fft import irfft2, rfft2
+from scipy.ndimage import gaussian_filter, uniform_filter
+from scipy.stats import norm
+
+LEVELS = 10
+REACH = 5
+FLAT = 0.5
+SCORES = np.linspace(-3.5, 3.5, 29, dtype=np.float32)
+STEP = float(SCORES[1] - SCORES[0])
+WINDOW, WINDOWS = 256, 2
+
+
+@dataclass(frozen=True)
+class NoiseModel:
+    """The noise of an image of c channels, values in [0, 1].
+
+    ``brightness`` (c, LEVELS): ascending. ``quantiles`` (c, LEVELS, scores): of the noise at each brightness, at the
+    normal scores SCORES; their median is 0. ``root`` (size, size // 2 + 1, c, c): what turns white noise into the
+    Gaussian field of size x size, in the Fourier domain: the square root of the spectral matrix.
+
+    The median is what every rising tone curve keeps: where the noise was symmetric before the camera's tone curve, the
+    true value is the median after it, not the mean.
+    """
+
+    brightness: np.ndarray
+    quantiles: np.ndarray
+    root: np.ndarray
+
+    @classmethod
+    def fit(cls, noisy: np.ndarray, estimate: np.ndarray, size: int) -> Self:
+        """From an image (h, w, c) and an estimate of it without noise, both float in [0, 1], to draw size x size.
+
+        Only the flattest half of what is of like brightness counts: elsewhere the difference holds content that the
+        estimate has lost. Of images larger than 512 pixels four windows are looked at.
+        """
+        windows = [(noisy[where], estimate[where]) for where in _windows(*noisy.shape[:2])]
+        flat = [_flatness(of) for _, of in windows]
+        shown = np.concatenate([of.reshape(-1, of.shape[2]) for _, of in windows])
+        seen = np.concatenate([whole.reshape(-1, whole.shape[2]) for whole, _ in windows]) - shown
+        activity = np.concatenate([one.ravel() for one in flat])
+        tables = [_quantiles(shown[:, k], seen[:, k], activity) for k in range(shown.shape[1])]
+        brightness, quantiles = (np.stack(part) for part in zip(*tables, strict=True))
+        model = cls(brightness, quantiles, np.empty(0))
+        limit = np.quantile(activity, FLAT)
+        fields = [model.scores(whole - of, of) for whole, of in windows]
+        covariance = _covariance(fields, [one <= limit for one in flat])
+        middle = len(SCORES) // 2
+        return cls(brightness, quantiles - quantiles[..., middle : middle + 1], _root(covariance, size))
+
+    def scores(self, noise: np.ndarray, image: np.ndarray) -> np.ndarray:
+        """Normal scores of noise (h, w, c) at the brightness of an image: the inverse of `of_scores`."""
+        level, share = self._level(image)
+        channel = np.arange(image.shape[2])
+        table = self.quantiles[channel, level] * (1 - share[..., None])
+        table += self.quantiles[channel, level + 1] * share[..., None]
+        place = np.clip((table <= noise[..., None]).sum(axis=-1) - 1, 0, len(SCORES) - 2)[..., None]
+        low, high = (np.take_along_axis(table, place + i, axis=-1)[..., 0] for i in (0, 1))
+        return np.clip(SCORES[place[..., 0]] + STEP * (noise - low) / (high - low), SCORES[0], SCORES[-1])
+
+    def of_scores(self, scores: np.ndarray, image: np.ndarray) -> np.ndarray:
+        """Noise (h, w, c) of a Gaussian field (h, w, c) at the brightness of an image."""
+        level, share = self._level(image)
+        place = np.clip((scores - SCORES[0]) / np.float32(STEP), 0, len(SCORES) - 1.001).astype(np.float32)
+        below = place.astype(np.intp)
+        along = place - below.astype(np.float32)
+        table, row = self.quantiles.reshape(-1), self.quantiles.shape[2]
+        start = (np.arange(image.shape[2]) * LEVELS + level) * row + below
+        dark, bright = (table[s] * (1 - along) + table[s + 1] * along for s in (start, start + row))
+        return dark * (1 - share) + bright * share
+
+    def draw(self, image: np.ndarray, random: np.random.Generator) -> np.ndarray:
+        """Noise for an image (size, size, c), float32."""
+        size = image.shape[:2]
+        white = rfft2(random.standard_normal(image.shape, dtype=np.float32), axes=(0, 1))
+        return self.of_scores(irfft2((self.root @ white[..., None])[..., 0], size, axes=(0, 1)), image)
+
+    def _level(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The level below each value, and how far it is on the way to the next."""
+        places = np.arange(LEVELS, dtype=np.float32)
+        exact = np.stack(
+            [np.interp(image[..., k], of, places) for k, of in enumerate(self.brightness)], axis=-1, dtype=np.float32
+        )
+        level = np.minimum(exact.astype(np.intp), LEVELS - 2)
+        return level, exact - level.astype(np.float32)
+
+
+def _windows(height: int, width: int) -> list[tuple[slice, slice]]:
+    if height * width <= (WINDOW * WINDOWS) ** 2:
+        return [(slice(0, height), slice(0, width))]
+    rows, columns = (
+        [slice(int(start), int(start) + WINDOW) for start in np.linspace(0, size - min(size, WINDOW), WINDOWS)]
+        for size in (height, width)
+    )
+    return [(row, column) for row in rows for column in columns]
+
+
+def _flatness(image: np.ndarray) -> np.ndarray:
+    """How strongly an image (h, w, c) changes around each pixel (h, w); little is flat."""
+    rows, columns = np.gradient(gaussian_filter(image, (1, 1, 0)), axis=(0, 1))
+    return np.sqrt(uniform_filter((rows**2 + columns**2).sum(axis=2), 9))
+
+
+def _quantiles(shown: np.ndarray, noise: np.ndarray, activity: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of one channel: brightness of the levels, and the quantiles of the noise there."""
+    brightness, quantiles = [], []
+    for level, part in enumerate(np.array_split(np.argsort(shown, kind="stable"), LEVELS)):
+        flat = part[activity[part] <= np.quantile(activity[part], FLAT)]
+        brightness.append(shown[part].mean() + 1e-6 * level)  # rising, whatever the image
+        quantiles.append(np.quantile(noise[flat], norm.cdf(SCORES)) + 1e-6 * np.arange(len(SCORES)))
+    return np.array(brightness, np.float32), np.array(quantiles, np.float32)
+
+
+def _covariance(fields: Sequence[np.ndarray], flat: Sequence[np.ndarray]) -> np.ndarray:
+    """Covariance (c, c, 2 REACH + 1, 2 REACH + 1) of fields (h, w, c), from pairs of pixels that are both flat."""
+    total, count = 0.0, 0.0
+    near = np.ix_(np.r_[-REACH : REACH + 1], np.r_[-REACH : REACH + 1])
+    for field, mask in zip(fields, flat, strict=True):
+        size = (field.shape[0] + REACH, field.shape[1] + REACH)  # so that nothing wraps around
+        spectrum = rfft2(field * mask[..., None], size, axes=(0, 1))
+        pairs = irfft2(np.abs(rfft2(mask.astype(np.float32), size)) ** 2, size)[near]
+        products = spectrum[..., :, None] * spectrum[..., None, :].conj()
+        total = total + np.moveaxis(irfft2(products, size, axes=(0, 1))[near], (2, 3), (0, 1))
+        count = count + pairs
+    return (total / np.maximum(count, 1)).astype(np.float32)
+
+
+def _root(covariance: np.ndarray, size: int) -> np.ndarray:
+    """Square root (size, size // 2 + 1, c, c) of the spectral matrix of covariances, which fade out towards REACH."""
+    distance = np.arange(-REACH, REACH + 1)
+    fade = np.where(np.abs(distance) <= 2, 1, 0.5 + 0.5 * np.cos(np.pi * distance / (REACH + 1)))
+    whole = np.zeros((size, size, *covariance.shape[:2]), np.float32)
+    np.add.at(
+        whole, np.ix_(distance % size, distance % size), (covariance * np.outer(fade, fade)).transpose(2, 3, 0, 1)
+    )
+    spectrum = rfft2(whole, axes=(0, 1))
+    values, vectors = np.linalg.eigh((spectrum + spectrum.conj().swapaxes(-1, -2)) / 2)
+    scaled = vectors * np.sqrt(np.maximum(values, 0))[..., None, :]
+    return (scaled @ vectors.conj().swapaxes(-1, -2)).astype(np.complex64)

@@ -1,0 +1,92 @@
+"""The model of an image's noise: what it draws is like the noise that it was fitted to."""
+
+import numpy as np
+import pytest
+from scipy.ndimage import gaussian_filter
+from scipy.stats import skew
+
+from tbsn.training.noise_model import LEVELS, NoiseModel
+
+SIZE = 128
+
+
+def scene(random: np.random.Generator, height: int = 256, width: int = 256) -> np.ndarray:
+    """Smooth content of all brightnesses (h, w, 3)."""
+    smooth = gaussian_filter(random.standard_normal((height, width, 3)), (24, 24, 0))
+    return np.clip(0.5 + 0.2 * smooth / smooth.std(), 0.05, 0.95).astype(np.float32)
+
+
+def known_noise(image: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Correlated between neighbours and channels, stronger where it is dark, skewed towards dark; median 0."""
+    white = random.standard_normal(image.shape)
+    field = gaussian_filter(white + white.mean(axis=2, keepdims=True), (0.7, 0.7, 0))
+    field /= field.std()
+    return (0.08 * (1.2 - image) * np.where(field < 0, 1.5, 0.8) * field).astype(np.float32)
+
+
+def correlation(noise: np.ndarray, rows: int, columns: int) -> float:
+    height, width = noise.shape[:2]
+    here, there = noise[rows:, columns:], noise[: height - rows, : width - columns]
+    return float(np.corrcoef(here[..., 0].ravel(), there[..., 0].ravel())[0, 1])
+
+
+@pytest.fixture(scope="module")
+def fitted() -> tuple[np.ndarray, np.ndarray, NoiseModel]:
+    """An image, its noise, and the model of that."""
+    random = np.random.default_rng(0)
+    image = scene(random)
+    noise = known_noise(image, random)
+    return image, noise, NoiseModel.fit(image + noise, image, SIZE)
+
+
+def drawn(image: np.ndarray, model: NoiseModel) -> np.ndarray:
+    """Noise for the four quarters of a 256x256 image."""
+    random = np.random.default_rng(1)
+    rows = [
+        np.concatenate([model.draw(image[top : top + SIZE, left : left + SIZE], random) for left in (0, SIZE)], axis=1)
+        for top in (0, SIZE)
+    ]
+    return np.concatenate(rows)
+
+
+def test_drawn_noise_is_like_the_noise_it_was_fitted_to(fitted: tuple[np.ndarray, np.ndarray, NoiseModel]) -> None:
+    image, noise, model = fitted
+    new = drawn(image, model)
+    assert new.dtype == np.float32 and new.shape == noise.shape
+    dark = image < np.median(image)
+    for part in (dark, ~dark):
+        assert np.isclose(new[part].std(), noise[part].std(), rtol=0.05)
+        assert np.isclose(skew(new[part]), skew(noise[part]), atol=0.15)
+        assert abs(np.median(new[part])) < 0.05 * noise[part].std()
+    for lag in ((0, 1), (1, 0), (1, 1), (0, 2), (3, 0)):
+        assert np.isclose(correlation(new, *lag), correlation(noise, *lag), atol=0.05)
+    channels = [np.corrcoef(one[..., 0].ravel(), one[..., 1].ravel())[0, 1] for one in (new, noise)]
+    assert np.isclose(*channels, atol=0.05)
+    assert abs(np.corrcoef(new.ravel(), noise.ravel())[0, 1]) < 0.02
+
+
+def test_scores_are_the_inverse_of_noise(fitted: tuple[np.ndarray, np.ndarray, NoiseModel]) -> None:
+    image, _, model = fitted
+    field = np.random.default_rng(2).uniform(-3, 3, image.shape).astype(np.float32)
+    np.testing.assert_allclose(model.scores(model.of_scores(field, image), image), field, atol=1e-3)
+
+
+def test_a_shift_of_the_estimate_is_not_noise(fitted: tuple[np.ndarray, np.ndarray, NoiseModel]) -> None:
+    image, noise, _ = fitted
+    shifted = NoiseModel.fit(image + noise, image + np.float32(0.01), SIZE)
+    assert abs(np.median(drawn(image, shifted))) < 0.05 * noise.std()
+
+
+@pytest.mark.parametrize("shape", [(256, 256, 1), (128, 700, 3), (900, 600, 4)])
+def test_any_size_and_number_of_channels(shape: tuple[int, int, int]) -> None:
+    random = np.random.default_rng(3)
+    noisy = random.random(shape, dtype=np.float32)
+    noise = NoiseModel.fit(noisy, np.full_like(noisy, 0.5), 64).draw(np.full((64, 64, shape[2]), 0.5), random)
+    assert noise.shape == (64, 64, shape[2]) and np.isclose(noise.std(), 12**-0.5, rtol=0.1)
+
+
+def test_an_image_without_noise_gets_next_to_none() -> None:
+    image = np.full((256, 256, 3), 0.25, np.float32)
+    model = NoiseModel.fit(image, image, 64)
+    assert model.brightness.shape == (3, LEVELS) and (np.diff(model.brightness) >= 0).all()
+    assert np.abs(model.draw(image[:64, :64], np.random.default_rng(0))).max() < 1 / 255
