@@ -5,7 +5,7 @@ import pytest
 from scipy.ndimage import gaussian_filter
 from scipy.stats import skew
 
-from tbsn.training.noise_model import LEVELS, NoiseModel
+from tbsn.training.noise_model import LEVELS, SAME, NoiseModel, missed_power
 
 SIZE = 128
 
@@ -90,3 +90,24 @@ def test_an_image_without_noise_gets_next_to_none() -> None:
     model = NoiseModel.fit(image, image, 64)
     assert model.brightness.shape == (3, LEVELS) and (np.diff(model.brightness) >= 0).all()
     assert np.abs(model.draw(image[:64, :64], np.random.default_rng(0))).max() < 1 / 255
+
+
+def test_the_coarse_noise_that_a_denoiser_leaves_is_not_missed() -> None:
+    random = np.random.default_rng(4)
+    image = scene(random)
+    white = random.standard_normal(image.shape)
+    noise = (0.05 * (white + 3 * gaussian_filter(white, (2, 2, 0)))).astype(np.float32)
+
+    def blur(noisy: np.ndarray) -> np.ndarray:
+        return gaussian_filter(noisy, (4, 4, 0))
+
+    estimate = blur(image + noise)
+    power = missed_power(blur, [(image + noise, estimate)], random)
+
+    def coarse(noise: np.ndarray) -> float:
+        return float(gaussian_filter(noise, (3, 3, 0)).std() / noise.std())
+
+    missed, found = (
+        coarse(drawn(image, NoiseModel.fit(image + noise, estimate, SIZE, factors))) for factors in (SAME, power)
+    )
+    assert missed < 0.9 * coarse(noise) and abs(found / coarse(noise) - 1) < 0.7 * abs(missed / coarse(noise) - 1)

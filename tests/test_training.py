@@ -19,6 +19,7 @@ from tbsn.network.files import build, load_network, save_network
 from tbsn.training import checkpoint, fit, losses, runs
 from tbsn.training.data import Crops, Renoised, split
 from tbsn.training.fit import learning_rate
+from tbsn.training.noise_model import SAME
 from tbsn.training.photos import cached_arrays, cached_folder, facts
 from tbsn.training.recipe import DistillRecipe, FitSettings, RenoiseRecipe, TrainRecipe, load_recipe
 from tbsn.training.runs import Start
@@ -94,7 +95,7 @@ def test_renoised_pairs_are_estimates_with_noise_like_the_photos(folder: Path, t
 
     def pairs(halved: float) -> Renoised:
         settings = {"crop": 64, "places": range(4), "augment": True, "seed": 0}
-        return Renoised(photos, estimates, halved=halved, **settings)
+        return Renoised(photos, estimates, halved=halved, power=SAME, **settings)
 
     for halved in (0.0, 1.0):
         noisy, clean = pairs(halved)[3]
@@ -104,7 +105,7 @@ def test_renoised_pairs_are_estimates_with_noise_like_the_photos(folder: Path, t
         again = pickle.loads(pickle.dumps(pairs(halved)))[3]
         assert torch.equal(again[0], noisy) and torch.equal(again[1], clean)
     settings = {"crop": 128, "places": [0], "augment": False, "seed": 0, "among": np.array([0])}
-    _, halved = Renoised(photos, estimates, halved=1.0, **settings)[0]
+    _, halved = Renoised(photos, estimates, halved=1.0, power=SAME, **settings)[0]
     whole = to_float(estimates[0]).reshape(128, 2, 128, 2, 3).mean(axis=(1, 3))
     torch.testing.assert_close(halved[0], torch.from_numpy(whole).permute(2, 0, 1), rtol=0, atol=1e-6)
 

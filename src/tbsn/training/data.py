@@ -66,29 +66,32 @@ class Crops(Dataset[tuple[Tensor, ...]]):
 
 class Renoised(Crops):
     """Pairs of a noisy and a clean crop from noisy photos and their estimates: the clean one is an estimate, the noisy
-    one the same with noise drawn from the model of the photo.
+    one the same with noise drawn from the model of the photo; ``power`` is what `missed_power` found.
 
     The estimate is shrunk to half for a share ``halved`` of the crops, where the photo is large enough: that is
     sharper, and what noise was left in it is weaker.
     """
 
-    def __init__(self, photos: Photos, estimates: Photos, *, halved: float, **settings: Any) -> None:
+    def __init__(
+        self, photos: Photos, estimates: Photos, *, halved: float, power: Sequence[float], **settings: Any
+    ) -> None:
         super().__init__([photos, estimates], **settings)
-        self.halved = halved
+        self.halved, self.power = halved, tuple(power)
 
     def _cut(self, index: int, random: np.random.Generator) -> list[np.ndarray]:
         photos, estimates = self.stacks
         zoom = 2 if random.random() < self.halved and min(photos.sizes[index]) >= 2 * self.crop else 1
         seen = images.to_float(estimates[index][self._place(index, zoom * self.crop, random)])
         clean = reduce(seen, "(h p) (w q) c -> h w c", "mean", p=zoom, q=zoom)
-        noisy = clean + noise_model(photos, estimates, index, self.crop).draw(clean, random)
+        noisy = clean + noise_model(photos, estimates, index, self.crop, self.power).draw(clean, random)
         return [images.to_float(images.from_float(noisy, photos[index].dtype)), clean]
 
 
 @lru_cache(MODELS)
-def noise_model(photos: Photos, estimates: Photos, index: int, size: int) -> NoiseModel:
+def noise_model(photos: Photos, estimates: Photos, index: int, size: int, power: tuple[float, ...]) -> NoiseModel:
     """The noise of a photo, by its estimate."""
-    return NoiseModel.fit(images.to_float(photos[index]), images.to_float(estimates[index]), size)
+    noisy, estimate = (images.to_float(stack[index]) for stack in (photos, estimates))
+    return NoiseModel.fit(noisy, estimate, size, np.array(power))
 
 
 def split(names: Iterable[str], share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -5,7 +5,7 @@ seen. So it has the distribution of the real noise, skewed by the tone curve and
 brightness, and its correlation between neighbours and channels.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -20,6 +20,10 @@ FLAT = 0.5
 SCORES = np.linspace(-3.5, 3.5, 29, dtype=np.float32)
 STEP = float(SCORES[1] - SCORES[0])
 WINDOW, WINDOWS = 256, 2
+RINGS = 12
+SAME = np.ones(RINGS)
+ROUNDS = 3
+RING_CENTRES = (np.arange(RINGS) + 0.5) * np.sqrt(0.5) / RINGS
 
 
 @dataclass(frozen=True)
@@ -39,8 +43,10 @@ class NoiseModel:
     root: np.ndarray
 
     @classmethod
-    def fit(cls, noisy: np.ndarray, estimate: np.ndarray, size: int) -> Self:
+    def fit(cls, noisy: np.ndarray, estimate: np.ndarray, size: int, power: np.ndarray = SAME) -> Self:
         """From an image (h, w, c) and an estimate of it without noise, both float in [0, 1], to draw size x size.
+
+        ``power`` is what `missed_power` found: factors of the field's power, by frequency.
 
         Only the flattest half of what is of like brightness counts: elsewhere the difference holds content that the
         estimate has lost. Of images larger than 512 pixels four windows are looked at.
@@ -57,7 +63,7 @@ class NoiseModel:
         fields = [model.scores(whole - of, of) for whole, of in windows]
         covariance = _covariance(fields, [one <= limit for one in flat])
         middle = len(SCORES) // 2
-        return cls(brightness, quantiles - quantiles[..., middle : middle + 1], _root(covariance, size))
+        return cls(brightness, quantiles - quantiles[..., middle : middle + 1], _root(covariance, size, power))
 
     def scores(self, noise: np.ndarray, image: np.ndarray) -> np.ndarray:
         """Normal scores of noise (h, w, c) at the brightness of an image: the inverse of `of_scores`."""
@@ -94,6 +100,48 @@ class NoiseModel:
         )
         level = np.minimum(exact.astype(np.intp), LEVELS - 2)
         return level, exact - level.astype(np.float32)
+
+
+def missed_power(
+    denoiser: Callable[[np.ndarray], np.ndarray],
+    pairs: Sequence[tuple[np.ndarray, np.ndarray]],
+    random: np.random.Generator,
+) -> np.ndarray:
+    """Factors (RINGS) of the power that the model misses, by frequency from coarse to fine.
+
+    ``pairs`` are noisy images and what the denoiser makes of them, float (h, w, c) in [0, 1]. A denoiser leaves some
+    noise in its estimates, the coarse the most, and the model does not see that. But it leaves as much of drawn noise:
+    so the power is changed until what the denoiser takes out of estimates with drawn noise is what it takes out of the
+    noisy images, where those are flat.
+    """
+    power = SAME
+    for _ in range(ROUNDS):
+        real, drawn = np.zeros(RINGS), np.zeros(RINGS)
+        for noisy, estimate in pairs:
+            side = min(WINDOW, *noisy.shape[:2])
+            noisy, estimate = noisy[:side, :side], estimate[:side, :side]
+            model = NoiseModel.fit(noisy, estimate, side, power)
+            renoised = np.clip(estimate + model.draw(estimate, random), 0, 1)
+            flatness = _flatness(estimate)
+            flat = (flatness <= np.quantile(flatness, FLAT))[..., None]
+            scale = max(float((noisy - estimate)[flat[..., 0]].std()), 1e-4)  # weak noise counts like strong
+            real += _by_ring((noisy - estimate) * flat / scale)
+            drawn += _by_ring((renoised - denoiser(renoised)) * flat / scale)
+        power = power * real / np.maximum(drawn, 1e-12)
+    return power
+
+
+def _by_ring(image: np.ndarray) -> np.ndarray:
+    """Power (RINGS) of an image (h, w, c) by frequency."""
+    height, width = image.shape[:2]
+    ring = np.minimum((_frequency(height, width) * RINGS / np.sqrt(0.5)).astype(int), RINGS - 1)
+    power = (np.abs(rfft2(image, axes=(0, 1))) ** 2).sum(axis=2)
+    return np.bincount(ring.ravel(), power.ravel(), RINGS) / np.bincount(ring.ravel(), minlength=RINGS)
+
+
+def _frequency(height: int, width: int) -> np.ndarray:
+    """Distance from frequency 0, in cycles a pixel, of what rfft2 gives."""
+    return np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width))
 
 
 def _windows(height: int, width: int) -> list[tuple[slice, slice]]:
@@ -136,8 +184,11 @@ def _covariance(fields: Sequence[np.ndarray], flat: Sequence[np.ndarray]) -> np.
     return (total / np.maximum(count, 1)).astype(np.float32)
 
 
-def _root(covariance: np.ndarray, size: int) -> np.ndarray:
-    """Square root (size, size // 2 + 1, c, c) of the spectral matrix of covariances, which fade out towards REACH."""
+def _root(covariance: np.ndarray, size: int, power: np.ndarray) -> np.ndarray:
+    """Square root (size, size // 2 + 1, c, c) of the spectral matrix of covariances, which fade out towards REACH.
+
+    Times ``power`` by ring of frequency, and scaled so that each channel keeps its variance.
+    """
     distance = np.arange(-REACH, REACH + 1)
     fade = np.where(np.abs(distance) <= 2, 1, 0.5 + 0.5 * np.cos(np.pi * distance / (REACH + 1)))
     whole = np.zeros((size, size, *covariance.shape[:2]), np.float32)
@@ -145,6 +196,11 @@ def _root(covariance: np.ndarray, size: int) -> np.ndarray:
         whole, np.ix_(distance % size, distance % size), (covariance * np.outer(fade, fade)).transpose(2, 3, 0, 1)
     )
     spectrum = rfft2(whole, axes=(0, 1))
+    spectrum *= np.interp(_frequency(size, size), RING_CENTRES, power)[..., None, None]
+    weights = np.where((np.arange(size // 2 + 1) % (size / 2)) == 0, 1, 2)[None, :, None] / size**2  # of rfft2's half
+    variance = (np.einsum("hwcc->hwc", spectrum).real * weights).sum(axis=(0, 1))
+    scale = np.sqrt(np.diagonal(covariance[..., REACH, REACH]) / np.maximum(variance, 1e-12))
+    spectrum *= scale[:, None] * scale
     values, vectors = np.linalg.eigh((spectrum + spectrum.conj().swapaxes(-1, -2)) / 2)
     scaled = vectors * np.sqrt(np.maximum(values, 0))[..., None, :]
     return (scaled @ vectors.conj().swapaxes(-1, -2)).astype(np.complex64)
