@@ -23,7 +23,15 @@ def test_a_newcomers_first_steps(tmp_path: Path) -> None:
         top, left = 200 * (i // 5), 200 * (i % 5)
         images.write(tmp_path / "photos" / f"{i:02}.png", photo[top : top + 200, left : left + 200])
     lines = re.findall(r"^    (tbsn .*)$", (DOCS / "first-steps.md").read_text(), re.MULTILINE)
-    assert [line.split()[1] for line in lines] == ["diagnose", "denoise", "train", "distill", "export", "denoise"]
+    assert [line.split()[1] for line in lines] == [
+        "diagnose",
+        "denoise",
+        "train",
+        "distill",
+        "renoise",
+        "export",
+        "denoise",
+    ]
     for line in lines:
         arguments = [SECONDS.get(word, word) for word in shlex.split(line)]
         command = [sys.executable, "-m", *arguments]

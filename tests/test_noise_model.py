@@ -111,3 +111,12 @@ def test_the_coarse_noise_that_a_denoiser_leaves_is_not_missed() -> None:
         coarse(drawn(image, NoiseModel.fit(image + noise, estimate, SIZE, factors))) for factors in (SAME, power)
     )
     assert missed < 0.9 * coarse(noise) and abs(found / coarse(noise) - 1) < 0.7 * abs(missed / coarse(noise) - 1)
+
+
+def test_an_estimate_is_moved_to_where_the_noise_has_median_zero(
+    fitted: tuple[np.ndarray, np.ndarray, NoiseModel],
+) -> None:
+    image, noise, _ = fitted
+    estimate = image + np.float32(0.02) * (1 - image)
+    moved = NoiseModel.fit(image + noise, estimate, SIZE).unbiased(estimate)
+    assert np.abs(moved - image).mean() < 0.2 * np.abs(estimate - image).mean()

@@ -12,7 +12,7 @@ from tbsn.network.files import Network, load_network, save_network
 from tbsn.settings import TeacherSettings
 from tbsn.teacher import numpy_denoiser
 from tbsn.training import runs
-from tbsn.training.recipe import DistillRecipe, TrainRecipe, load_recipe
+from tbsn.training.recipe import DistillRecipe, RenoiseRecipe, TrainRecipe, load_recipe
 
 
 class SelfSupervisedDenoiser:
@@ -21,21 +21,26 @@ class SelfSupervisedDenoiser:
         denoiser = SelfSupervisedDenoiser().fit("folder")
         clean = denoiser.denoise(noisy)
 
-    ``recipe`` trains the blind-spot network, ``distill`` its student, which then denoises; without one the network
-    itself does. Each is a recipe of the package by name, a YAML file, or a recipe object. ``run`` is the folder to keep
-    the training in; the same call goes on with it. Without one it is temporary.
+    ``recipe`` trains the blind-spot network, ``distill`` its student, ``renoise`` the student of that; the last of them
+    denoises, and None leaves one out. Each is a recipe of the package by name, a YAML file, or a recipe object. ``run``
+    is the folder to keep the training in; the same call goes on with it. Without one it is temporary.
     """
 
     def __init__(
         self,
         recipe: str | TrainRecipe = "cpu",
         distill: str | DistillRecipe | None = "distill-cpu",
+        renoise: str | RenoiseRecipe | None = "renoise-cpu",
         *,
         run: str | Path | None = None,
         device: str = "auto",
     ) -> None:
         self.recipe = load_recipe(TrainRecipe, recipe, []) if isinstance(recipe, str) else recipe
         self.distill = load_recipe(DistillRecipe, distill, []) if isinstance(distill, str) else distill
+        self.renoise = load_recipe(RenoiseRecipe, renoise, []) if isinstance(renoise, str) else renoise
+        channels = {stage.network.channels for stage in (self.recipe, self.distill, self.renoise) if stage}
+        if len(channels) > 1:
+            raise InputError("recipes", f"are for {channels} channels", "give all the same network.channels")
         self.run, self.start = run, runs.Start(device)
         self._network: Network | None = None
 
@@ -46,10 +51,13 @@ class SelfSupervisedDenoiser:
         """
         source = Path(images) if isinstance(images, str | Path) else images
         with tempfile.TemporaryDirectory(prefix="tbsn-") as temporary:
-            run = Path(self.run or temporary)
-            self._network = runs.train(source, run / "teacher", self.recipe, self.start)
+            run, last = Path(self.run or temporary), "teacher"
+            self._network = runs.train(source, run / last, self.recipe, self.start)
             if self.distill:
-                self._network = runs.distill(source, [run / "teacher"], run / "student", self.distill, self.start)
+                last = "student"
+                self._network = runs.distill(source, [run / "teacher"], run / last, self.distill, self.start)
+            if self.renoise:
+                self._network = runs.renoise(source, run / last, run / "renoised", self.renoise, self.start)
         return self
 
     def denoise(self, image: np.ndarray) -> np.ndarray:

@@ -81,9 +81,10 @@ class Renoised(Crops):
     def _cut(self, index: int, random: np.random.Generator) -> list[np.ndarray]:
         photos, estimates = self.stacks
         zoom = 2 if random.random() < self.halved and min(photos.sizes[index]) >= 2 * self.crop else 1
-        seen = images.to_float(estimates[index][self._place(index, zoom * self.crop, random)])
+        model = noise_model(photos, estimates, index, self.crop, self.power)
+        seen = model.unbiased(images.to_float(estimates[index][self._place(index, zoom * self.crop, random)]))
         clean = reduce(seen, "(h p) (w q) c -> h w c", "mean", p=zoom, q=zoom)
-        noisy = clean + noise_model(photos, estimates, index, self.crop, self.power).draw(clean, random)
+        noisy = clean + model.draw(clean, random)
         return [images.to_float(images.from_float(noisy, photos[index].dtype)), clean]
 
 

@@ -31,7 +31,8 @@ class NoiseModel:
     """The noise of an image of c channels, values in [0, 1].
 
     ``brightness`` (c, LEVELS): ascending. ``quantiles`` (c, LEVELS, scores): of the noise at each brightness, at the
-    normal scores SCORES; their median is 0. ``root`` (size, size // 2 + 1, c, c): what turns white noise into the
+    normal scores SCORES; their median is 0. ``estimated`` (c, LEVELS): what the estimate has where the image is so
+    bright. ``root`` (size, size // 2 + 1, c, c): what turns white noise into the
     Gaussian field of size x size, in the Fourier domain: the square root of the spectral matrix.
 
     The median is what every rising tone curve keeps: where the noise was symmetric before the camera's tone curve, the
@@ -40,6 +41,7 @@ class NoiseModel:
 
     brightness: np.ndarray
     quantiles: np.ndarray
+    estimated: np.ndarray
     root: np.ndarray
 
     @classmethod
@@ -58,12 +60,19 @@ class NoiseModel:
         activity = np.concatenate([one.ravel() for one in flat])
         tables = [_quantiles(shown[:, k], seen[:, k], activity) for k in range(shown.shape[1])]
         brightness, quantiles = (np.stack(part) for part in zip(*tables, strict=True))
-        model = cls(brightness, quantiles, np.empty(0))
+        model = cls(brightness, quantiles, brightness, np.empty(0))
         limit = np.quantile(activity, FLAT)
         fields = [model.scores(whole - of, of) for whole, of in windows]
         covariance = _covariance(fields, [one <= limit for one in flat])
-        middle = len(SCORES) // 2
-        return cls(brightness, quantiles - quantiles[..., middle : middle + 1], _root(covariance, size, power))
+        median = quantiles[..., len(SCORES) // 2]
+        rising = np.maximum.accumulate(brightness + median, axis=1) + 1e-6 * np.arange(LEVELS, dtype=np.float32)
+        return cls(rising, quantiles - median[..., None], brightness, _root(covariance, size, power))
+
+    def unbiased(self, estimate: np.ndarray) -> np.ndarray:
+        """An estimate (h, w, c) moved so that the noise has the median 0, at each brightness."""
+        known = zip(self.estimated, self.brightness, strict=True)
+        shifts = [np.interp(estimate[..., k], at, to - at) for k, (at, to) in enumerate(known)]
+        return np.clip(estimate + np.stack(shifts, axis=-1, dtype=np.float32), 0, 1)
 
     def scores(self, noise: np.ndarray, image: np.ndarray) -> np.ndarray:
         """Normal scores of noise (h, w, c) at the brightness of an image: the inverse of `of_scores`."""
@@ -121,7 +130,8 @@ def missed_power(
             side = min(WINDOW, *noisy.shape[:2])
             noisy, estimate = noisy[:side, :side], estimate[:side, :side]
             model = NoiseModel.fit(noisy, estimate, side, power)
-            renoised = np.clip(estimate + model.draw(estimate, random), 0, 1)
+            clean = model.unbiased(estimate)
+            renoised = np.clip(clean + model.draw(clean, random), 0, 1)
             flatness = _flatness(estimate)
             flat = (flatness <= np.quantile(flatness, FLAT))[..., None]
             scale = max(float((noisy - estimate)[flat[..., 0]].std()), 1e-4)  # weak noise counts like strong
