@@ -44,8 +44,9 @@ class Denoiser:
 
 
 def load(model: str | Path = DEFAULT, teacher: TeacherSettings = TeacherSettings()) -> Denoiser:
-    """A denoiser by name (``default``: the student in the package) or path: an ONNX file, or with torch a safetensors
-    file or the folder of a run. A blind-spot network runs as a teacher with the settings ``teacher``.
+    """A denoiser by name (``default`` and ``unet``: the students in the package, fast and of the paper's shape) or
+    path: an ONNX file, or with torch a safetensors file or the folder of a run. A blind-spot network runs as a teacher
+    with the settings ``teacher``.
 
     Raises `InputError` for a model that is missing, damaged, a pickle, or of another version.
     """
