@@ -5,7 +5,7 @@ import pytest
 from scipy.ndimage import gaussian_filter
 from scipy.stats import skew
 
-from tbsn.training.noise_model import LEVELS, SAME, NoiseModel, missed_power
+from tbsn.training.noise_model import LEVELS, SAME, Curve, NoiseModel, missed_power, unclipped_mean
 
 SIZE = 128
 
@@ -17,7 +17,7 @@ def scene(random: np.random.Generator, height: int = 256, width: int = 256) -> n
 
 
 def known_noise(image: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Correlated between neighbours and channels, stronger where it is dark, skewed towards dark; median 0."""
+    """Correlated between neighbours and channels, stronger where it is dark, skewed towards dark."""
     white = random.standard_normal(image.shape)
     field = gaussian_filter(white + white.mean(axis=2, keepdims=True), (0.7, 0.7, 0))
     field /= field.std()
@@ -57,7 +57,7 @@ def test_drawn_noise_is_like_the_noise_it_was_fitted_to(fitted: tuple[np.ndarray
     for part in (dark, ~dark):
         assert np.isclose(new[part].std(), noise[part].std(), rtol=0.05)
         assert np.isclose(skew(new[part]), skew(noise[part]), atol=0.15)
-        assert abs(np.median(new[part])) < 0.05 * noise[part].std()
+        assert np.isclose(*((np.clip(image + one, 0, 1)[part] ** 2.2).mean() for one in (new, 0)), rtol=0.02)
     for lag in ((0, 1), (1, 0), (1, 1), (0, 2), (3, 0)):
         assert np.isclose(correlation(new, *lag), correlation(noise, *lag), atol=0.05)
     channels = [np.corrcoef(one[..., 0].ravel(), one[..., 1].ravel())[0, 1] for one in (new, noise)]
@@ -72,9 +72,9 @@ def test_scores_are_the_inverse_of_noise(fitted: tuple[np.ndarray, np.ndarray, N
 
 
 def test_a_shift_of_the_estimate_is_not_noise(fitted: tuple[np.ndarray, np.ndarray, NoiseModel]) -> None:
-    image, noise, _ = fitted
+    image, noise, model = fitted
     shifted = NoiseModel.fit(image + noise, image + np.float32(0.01), SIZE)
-    assert abs(np.median(drawn(image, shifted))) < 0.05 * noise.std()
+    assert abs((drawn(image, shifted) - drawn(image, model)).mean()) < 0.02 * noise.std()
 
 
 @pytest.mark.parametrize("shape", [(256, 256, 1), (128, 700, 3), (900, 600, 4)])
@@ -113,10 +113,23 @@ def test_the_coarse_noise_that_a_denoiser_leaves_is_not_missed() -> None:
     assert missed < 0.9 * coarse(noise) and abs(found / coarse(noise) - 1) < 0.7 * abs(missed / coarse(noise) - 1)
 
 
-def test_an_estimate_is_moved_to_where_the_noise_has_median_zero(
-    fitted: tuple[np.ndarray, np.ndarray, NoiseModel],
-) -> None:
-    image, noise, _ = fitted
-    estimate = image + np.float32(0.02) * (1 - image)
-    moved = NoiseModel.fit(image + noise, estimate, SIZE).unbiased(estimate)
+@pytest.mark.parametrize(("curve", "gamma"), [("sRGB", 2.2), ("linear", 1.0)])
+def test_an_estimate_is_moved_to_the_mean_of_the_light(curve: Curve, gamma: float) -> None:
+    random = np.random.default_rng(5)
+    image = scene(random)
+    light = image**gamma + 0.02 * gaussian_filter(random.standard_normal(image.shape), (0.6, 0.6, 0))
+    noisy = (np.clip(light, 0, 1) ** (1 / gamma)).astype(np.float32)
+    estimate = image - np.float32(0.02) * (1 - image)
+    model = NoiseModel.fit(noisy, estimate, SIZE, curve=curve)
+    moved = model.unbiased(estimate)
     assert np.abs(moved - image).mean() < 0.2 * np.abs(estimate - image).mean()
+    dark = image < 0.3
+    mean = float((np.clip(moved + drawn(moved, model), 0, 1)[dark] ** gamma).mean())
+    assert np.isclose(mean, (noisy[dark] ** gamma).mean(), rtol=0.03)
+
+
+@pytest.mark.parametrize("mean", [-0.5, 0.0, 0.3, 2.0, 9.0])
+def test_clipping_at_black_raises_a_mean_by_what_is_known(mean: float) -> None:
+    values = np.random.default_rng(6).normal(mean, 1, 10**6)
+    found = unclipped_mean(float(np.maximum(values, 0).mean()), float((values < 0).mean()))
+    assert found == pytest.approx(max(mean, 0), abs=0.01)

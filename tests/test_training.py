@@ -17,7 +17,7 @@ from tbsn.images import to_float
 from tbsn.network import FastUNet, FastUNetConfig, TBSNConfig, UNet, UNetConfig
 from tbsn.network.files import build, load_network, save_network
 from tbsn.training import checkpoint, fit, losses, runs
-from tbsn.training.data import Crops, Renoised, split
+from tbsn.training.data import Crops, Renoised, noise_model, split
 from tbsn.training.fit import learning_rate
 from tbsn.training.noise_model import SAME
 from tbsn.training.photos import cached_arrays, cached_folder, facts
@@ -106,7 +106,8 @@ def test_renoised_pairs_are_estimates_with_noise_like_the_photos(folder: Path, t
         assert torch.equal(again[0], noisy) and torch.equal(again[1], clean)
     settings = {"crop": 128, "places": [0], "augment": False, "seed": 0, "among": np.array([0])}
     _, halved = Renoised(photos, estimates, halved=1.0, power=SAME, **settings)[0]
-    whole = to_float(estimates[0]).reshape(128, 2, 128, 2, 3).mean(axis=(1, 3))
+    moved = noise_model(photos, estimates, 0, 128, tuple(SAME), "sRGB").unbiased(to_float(estimates[0]))
+    whole = moved.reshape(128, 2, 128, 2, 3).mean(axis=(1, 3))
     torch.testing.assert_close(halved[0], torch.from_numpy(whole).permute(2, 0, 1), rtol=0, atol=1e-6)
 
 

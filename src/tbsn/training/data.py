@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from tbsn import images
+from tbsn.training.light import Curve, exposed
 from tbsn.training.noise_model import NoiseModel
 from tbsn.training.photos import Photos
 
@@ -69,30 +70,43 @@ class Renoised(Crops):
     one the same with noise drawn from the model of the photo; ``power`` is what `missed_power` found.
 
     The estimate is shrunk to half for a share ``halved`` of the crops, where the photo is large enough: that is
-    sharper, and what noise was left in it is weaker.
+    sharper, and what noise was left in it is weaker. ``stops`` is the range of exposures, see `exposed`; ``curve`` the
+    tone curve of the photos.
     """
 
     def __init__(
-        self, photos: Photos, estimates: Photos, *, halved: float, power: Sequence[float], **settings: Any
+        self,
+        photos: Photos,
+        estimates: Photos,
+        *,
+        halved: float,
+        power: Sequence[float],
+        curve: Curve = "sRGB",
+        stops: float = 0.0,
+        **settings: Any,
     ) -> None:
         super().__init__([photos, estimates], **settings)
-        self.halved, self.power = halved, tuple(power)
+        self.halved, self.power, self.curve, self.stops = halved, tuple(power), curve, stops
 
     def _cut(self, index: int, random: np.random.Generator) -> list[np.ndarray]:
         photos, estimates = self.stacks
         zoom = 2 if random.random() < self.halved and min(photos.sizes[index]) >= 2 * self.crop else 1
-        model = noise_model(photos, estimates, index, self.crop, self.power)
+        model = noise_model(photos, estimates, index, self.crop, self.power, self.curve)
         seen = model.unbiased(images.to_float(estimates[index][self._place(index, zoom * self.crop, random)]))
         clean = reduce(seen, "(h p) (w q) c -> h w c", "mean", p=zoom, q=zoom)
         noisy = clean + model.draw(clean, random)
+        if self.stops:
+            noisy, clean = exposed(noisy, clean, self.curve, self.stops, random)
         return [images.to_float(images.from_float(noisy, photos[index].dtype)), clean]
 
 
 @lru_cache(MODELS)
-def noise_model(photos: Photos, estimates: Photos, index: int, size: int, power: tuple[float, ...]) -> NoiseModel:
+def noise_model(
+    photos: Photos, estimates: Photos, index: int, size: int, power: tuple[float, ...], curve: Curve
+) -> NoiseModel:
     """The noise of a photo, by its estimate."""
     noisy, estimate = (images.to_float(stack[index]) for stack in (photos, estimates))
-    return NoiseModel.fit(noisy, estimate, size, np.array(power))
+    return NoiseModel.fit(noisy, estimate, size, np.array(power), curve)
 
 
 def split(names: Iterable[str], share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

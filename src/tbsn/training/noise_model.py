@@ -10,13 +10,17 @@ from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
-from numpy.fft import irfft2, rfft2
+from scipy.fft import irfft2, rfft2
 from scipy.ndimage import gaussian_filter, uniform_filter
 from scipy.stats import norm
 
+from tbsn.training.light import CURVES, Curve
+
 LEVELS = 10
+GRID = 4096
 REACH = 5
 FLAT = 0.5
+BLACK = 0.5 / 2**16
 SCORES = np.linspace(-3.5, 3.5, 29, dtype=np.float32)
 STEP = float(SCORES[1] - SCORES[0])
 WINDOW, WINDOWS = 256, 2
@@ -31,24 +35,30 @@ class NoiseModel:
     """The noise of an image of c channels, values in [0, 1].
 
     ``brightness`` (c, LEVELS): ascending. ``quantiles`` (c, LEVELS, scores): of the noise at each brightness, at the
-    normal scores SCORES; their median is 0. ``estimated`` (c, LEVELS): what the estimate has where the image is so
-    bright. ``root`` (size, size // 2 + 1, c, c): what turns white noise into the
-    Gaussian field of size x size, in the Fourier domain: the square root of the spectral matrix.
+    normal scores SCORES. ``level`` (c, GRID): the place among these brightnesses of the values 0 to 1, and ``shift``
+    (c, GRID): how much brighter the image is where the estimate has them. ``root`` (size, size // 2 + 1, c, c): what
+    turns white noise into the Gaussian field of size x size, in the Fourier domain: the square root of the spectral
+    matrix.
 
-    The median is what every rising tone curve keeps: where the noise was symmetric before the camera's tone curve, the
-    true value is the median after it, not the mean.
+    The noise has the mean 0 in light, which is what a longer exposure would have measured, before it was clipped at
+    black. After the tone curve of a picture, which is steep where it is dark, the mean of noisy values is too dark, and
+    so is a denoiser that learned from them.
     """
 
     brightness: np.ndarray
     quantiles: np.ndarray
-    estimated: np.ndarray
+    level: np.ndarray
+    shift: np.ndarray
     root: np.ndarray
 
     @classmethod
-    def fit(cls, noisy: np.ndarray, estimate: np.ndarray, size: int, power: np.ndarray = SAME) -> Self:
+    def fit(
+        cls, noisy: np.ndarray, estimate: np.ndarray, size: int, power: np.ndarray = SAME, curve: Curve = "sRGB"
+    ) -> Self:
         """From an image (h, w, c) and an estimate of it without noise, both float in [0, 1], to draw size x size.
 
-        ``power`` is what `missed_power` found: factors of the field's power, by frequency.
+        ``power`` is what `missed_power` found: factors of the field's power, by frequency. ``curve`` is the tone curve
+        of the image.
 
         Only the flattest half of what is of like brightness counts: elsewhere the difference holds content that the
         estimate has lost. Of images larger than 512 pixels four windows are looked at.
@@ -58,21 +68,20 @@ class NoiseModel:
         shown = np.concatenate([of.reshape(-1, of.shape[2]) for _, of in windows])
         seen = np.concatenate([whole.reshape(-1, whole.shape[2]) for whole, _ in windows]) - shown
         activity = np.concatenate([one.ravel() for one in flat])
-        tables = [_quantiles(shown[:, k], seen[:, k], activity) for k in range(shown.shape[1])]
-        brightness, quantiles = (np.stack(part) for part in zip(*tables, strict=True))
-        model = cls(brightness, quantiles, brightness, np.empty(0))
+        tables = [_quantiles(shown[:, k], seen[:, k], activity, curve) for k in range(shown.shape[1])]
+        brightness, quantiles, shift = (np.stack(part) for part in zip(*tables, strict=True))
+        places = np.arange(LEVELS)
+        model = cls(brightness, quantiles, _tables(brightness, places), np.empty(0), np.empty(0))
         limit = np.quantile(activity, FLAT)
         fields = [model.scores(whole - of, of) for whole, of in windows]
         covariance = _covariance(fields, [one <= limit for one in flat])
-        median = quantiles[..., len(SCORES) // 2]
-        rising = np.maximum.accumulate(brightness + median, axis=1) + 1e-6 * np.arange(LEVELS, dtype=np.float32)
-        return cls(rising, quantiles - median[..., None], brightness, _root(covariance, size, power))
+        rising = np.maximum.accumulate(brightness + shift, axis=1) + 1e-6 * np.arange(LEVELS, dtype=np.float32)
+        level, shift_of = _tables(rising, places), _tables(brightness, rising - brightness)
+        return cls(rising, quantiles - shift[..., None], level, shift_of, _root(covariance, size, power))
 
     def unbiased(self, estimate: np.ndarray) -> np.ndarray:
-        """An estimate (h, w, c) moved so that the noise has the median 0, at each brightness."""
-        known = zip(self.estimated, self.brightness, strict=True)
-        shifts = [np.interp(estimate[..., k], at, to - at) for k, (at, to) in enumerate(known)]
-        return np.clip(estimate + np.stack(shifts, axis=-1, dtype=np.float32), 0, 1)
+        """An estimate (h, w, c) moved so that the noise has the mean 0 in light, at each brightness."""
+        return np.clip(estimate + _looked_up(self.shift, estimate), 0, 1)
 
     def scores(self, noise: np.ndarray, image: np.ndarray) -> np.ndarray:
         """Normal scores of noise (h, w, c) at the brightness of an image: the inverse of `of_scores`."""
@@ -103,10 +112,7 @@ class NoiseModel:
 
     def _level(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The level below each value, and how far it is on the way to the next."""
-        places = np.arange(LEVELS, dtype=np.float32)
-        exact = np.stack(
-            [np.interp(image[..., k], of, places) for k, of in enumerate(self.brightness)], axis=-1, dtype=np.float32
-        )
+        exact = _looked_up(self.level, image)
         level = np.minimum(exact.astype(np.intp), LEVELS - 2)
         return level, exact - level.astype(np.float32)
 
@@ -115,6 +121,7 @@ def missed_power(
     denoiser: Callable[[np.ndarray], np.ndarray],
     pairs: Sequence[tuple[np.ndarray, np.ndarray]],
     random: np.random.Generator,
+    curve: Curve = "sRGB",
 ) -> np.ndarray:
     """Factors (RINGS) of the power that the model misses, by frequency from coarse to fine.
 
@@ -129,7 +136,7 @@ def missed_power(
         for noisy, estimate in pairs:
             side = min(WINDOW, *noisy.shape[:2])
             noisy, estimate = noisy[:side, :side], estimate[:side, :side]
-            model = NoiseModel.fit(noisy, estimate, side, power)
+            model = NoiseModel.fit(noisy, estimate, side, power, curve)
             clean = model.unbiased(estimate)
             renoised = np.clip(clean + model.draw(clean, random), 0, 1)
             flatness = _flatness(estimate)
@@ -139,6 +146,19 @@ def missed_power(
             drawn += _by_ring((renoised - denoiser(renoised)) * flat / scale)
         power = power * real / np.maximum(drawn, 1e-12)
     return power
+
+
+def _tables(at: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Of each channel (c, GRID): values (LEVELS) or (c, LEVELS), known at ascending places (c, LEVELS), from 0 to 1."""
+    grid = np.linspace(0, 1, GRID)
+    known = zip(at, np.broadcast_to(values, at.shape), strict=True)
+    return np.stack([np.interp(grid, place, value) for place, value in known], dtype=np.float32)
+
+
+def _looked_up(tables: np.ndarray, image: np.ndarray) -> np.ndarray:
+    """What the tables (c, GRID) have for each value of an image (h, w, c)."""
+    index = np.clip(image * np.float32(GRID - 1) + np.float32(0.5), 0, GRID - 1).astype(np.intp)
+    return tables.ravel().take(index + GRID * np.arange(len(tables)))
 
 
 def _by_ring(image: np.ndarray) -> np.ndarray:
@@ -170,14 +190,31 @@ def _flatness(image: np.ndarray) -> np.ndarray:
     return np.sqrt(uniform_filter((rows**2 + columns**2).sum(axis=2), 9))
 
 
-def _quantiles(shown: np.ndarray, noise: np.ndarray, activity: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of one channel: brightness of the levels, and the quantiles of the noise there."""
-    brightness, quantiles = [], []
+def _quantiles(
+    shown: np.ndarray, noise: np.ndarray, activity: np.ndarray, curve: Curve
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of one channel: brightness of the levels, quantiles of the noise there, and how much brighter its mean light is.
+
+    The last is in values of the picture.
+    """
+    to_light, from_light = CURVES[curve]
+    brightness, quantiles, shift = [], [], []
     for level, part in enumerate(np.array_split(np.argsort(shown, kind="stable"), LEVELS)):
         flat = part[activity[part] <= np.quantile(activity[part], FLAT)]
         brightness.append(shown[part].mean() + 1e-6 * level)  # rising, whatever the image
         quantiles.append(np.quantile(noise[flat], norm.cdf(SCORES)) + 1e-6 * np.arange(len(SCORES)))
-    return np.array(brightness, np.float32), np.array(quantiles, np.float32)
+        seen = shown[flat] + noise[flat]
+        light = unclipped_mean(float(to_light(seen).mean()), float((seen < BLACK).mean()))
+        shift.append(from_light(np.array(light)) - from_light(to_light(shown[flat]).mean()))
+    return np.array(brightness, np.float32), np.array(quantiles, np.float32), np.array(shift, np.float32)
+
+
+def unclipped_mean(mean: float, share: float) -> float:
+    """Mean of Gaussian values, at least 0, of which a ``share`` was below 0 and set to 0, which raised the ``mean``."""
+    if share <= 0 or share >= 1:
+        return mean
+    score = norm.ppf(share)
+    return max(0.0, float(-score * mean / (norm.pdf(score) - score * (1 - share))))
 
 
 def _covariance(fields: Sequence[np.ndarray], flat: Sequence[np.ndarray]) -> np.ndarray:

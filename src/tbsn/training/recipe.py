@@ -20,6 +20,7 @@ from pydantic import (
 
 from tbsn.errors import InputError
 from tbsn.network import FastUNetConfig, HalfPlaneConfig, TBSNConfig, UNetConfig
+from tbsn.training.light import Curve
 
 R = TypeVar("R", bound="Settings")
 Precision = Literal["float32", "bf16", "auto"]
@@ -130,10 +131,16 @@ class DistillRecipe(Settings):
 
 
 class RenoiseRecipe(Settings):
-    """Train a student on its own estimates with noise like the photos' added: see `Renoised` for ``halved``."""
+    """Train a student on its own estimates with noise like the photos' added.
+
+    See `Renoised` for ``halved``, and for ``stops``; ``curve`` is the tone curve of the images: linear where values are
+    proportional to light, as those of a microscope.
+    """
 
     network: StudentConfig = FastUNetConfig()
+    curve: Curve = "sRGB"
     halved: float = Field(default=0.5, ge=0, le=1)
+    stops: float = Field(default=1.0, ge=0, le=4)
     fit: FitSettings = FitSettings(batch=8, crop=128)
 
 

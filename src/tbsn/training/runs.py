@@ -29,6 +29,7 @@ from tbsn.tiles import tiled
 from tbsn.training import losses
 from tbsn.training.data import Crops, Renoised, split
 from tbsn.training.fit import Loss, computes_bf16, fit
+from tbsn.training.light import Curve
 from tbsn.training.noise_model import missed_power
 from tbsn.training.photos import Photos, cached, cached_arrays, cached_folder, facts
 from tbsn.training.processes import made_by_first, open_fabric, record_start
@@ -116,20 +117,24 @@ def renoise(source: Source, model: str | Path, run: Path, recipe: RenoiseRecipe,
     photos = made_by_first(fabric, prepare)
     stamp = hashlib.sha256(photos.stamp.encode() + weights).hexdigest()
     estimates = made_by_first(fabric, lambda: _kept(denoiser, stamp, photos, run / "estimates", fabric.device))
-    power = fabric.broadcast(_missed_power(denoiser, photos, estimates) if fabric.is_global_zero else [])
-    cut = partial(Renoised, photos, estimates, halved=recipe.halved, power=power)
+    power = fabric.broadcast(_missed_power(denoiser, photos, estimates, recipe.curve) if fabric.is_global_zero else [])
+    cut = partial(
+        Renoised, photos, estimates, halved=recipe.halved, power=power, curve=recipe.curve, stops=recipe.stops
+    )
     return _fit(run, recipe, losses.renoised, cut, photos, places, fabric, start)
 
 
-def _missed_power(denoiser: Callable[[np.ndarray], np.ndarray], photos: Photos, estimates: Photos) -> list[float]:
+def _missed_power(
+    denoiser: Callable[[np.ndarray], np.ndarray], photos: Photos, estimates: Photos, curve: Curve
+) -> list[float]:
     """See `missed_power`: of photos from all over the set, kept beside the estimates."""
     file = estimates.directory / POWER
     known = json.loads(file.read_text()) if file.exists() else {}
-    if known.get("stamp") != estimates.stamp:
+    if known.get("stamp") != (stamp := f"{estimates.stamp} {curve}"):
         chosen = np.unique(np.linspace(0, len(photos) - 1, MEASURED).astype(int)).tolist()
         pairs = [(images.to_float(photos[i]), images.to_float(estimates[i])) for i in chosen]
-        power = missed_power(denoiser, pairs, np.random.default_rng(0))
-        known = {"stamp": estimates.stamp, "power": power.tolist()}
+        power = missed_power(denoiser, pairs, np.random.default_rng(0), curve)
+        known = {"stamp": stamp, "power": power.tolist()}
         with atomic(file) as partial_file:
             partial_file.write_text(json.dumps(known))
     return known["power"]
