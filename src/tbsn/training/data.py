@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from tbsn import images
+from tbsn.training.leaves import dead_leaves
 from tbsn.training.light import Curve, exposed
 from tbsn.training.noise_model import NoiseModel
 from tbsn.training.photos import Photos
@@ -70,8 +71,9 @@ class Renoised(Crops):
     one the same with noise drawn from the model of the photo; ``power`` is what `missed_power` found.
 
     The estimate is shrunk to half for a share ``halved`` of the crops, where the photo is large enough: that is
-    sharper, and what noise was left in it is weaker. ``stops`` is the range of exposures, see `exposed`; ``curve`` the
-    tone curve of the photos.
+    sharper, and what noise was left in it is weaker. ``stops`` is the range of exposures and
+    ``weak`` the share of weaker noise, see `exposed`; ``curve`` the tone curve of the photos. A share ``leaves`` of the
+    clean crops are no estimates but dead leaves in the colours of one: all that an estimate shows is smooth.
     """
 
     def __init__(
@@ -83,10 +85,13 @@ class Renoised(Crops):
         power: Sequence[float],
         curve: Curve = "sRGB",
         stops: float = 0.0,
+        weak: float = 0.0,
+        leaves: float = 0.0,
         **settings: Any,
     ) -> None:
         super().__init__([photos, estimates], **settings)
-        self.halved, self.power, self.curve, self.stops = halved, tuple(power), curve, stops
+        self.halved, self.power, self.curve = halved, tuple(power), curve
+        self.stops, self.weak, self.leaves = stops, weak, leaves
 
     def _cut(self, index: int, random: np.random.Generator) -> list[np.ndarray]:
         photos, estimates = self.stacks
@@ -94,9 +99,11 @@ class Renoised(Crops):
         model = noise_model(photos, estimates, index, self.crop, self.power, self.curve)
         seen = model.unbiased(images.to_float(estimates[index][self._place(index, zoom * self.crop, random)]))
         clean = reduce(seen, "(h p) (w q) c -> h w c", "mean", p=zoom, q=zoom)
+        if random.random() < self.leaves:
+            clean = dead_leaves().draw(seen.reshape(-1, seen.shape[2]), self.crop, random)
         noisy = clean + model.draw(clean, random)
-        if self.stops:
-            noisy, clean = exposed(noisy, clean, self.curve, self.stops, random)
+        if self.stops or self.weak:
+            noisy, clean = exposed(noisy, clean, self.curve, self.stops, self.weak, random)
         return [images.to_float(images.from_float(noisy, photos[index].dtype)), clean]
 
 

@@ -26,15 +26,18 @@ CURVES: dict[Curve, tuple[Callable[[np.ndarray], np.ndarray], Callable[[np.ndarr
 
 
 def exposed(
-    noisy: np.ndarray, clean: np.ndarray, curve: Curve, stops: float, random: np.random.Generator
+    noisy: np.ndarray, clean: np.ndarray, curve: Curve, stops: float, weak: float, random: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     """A noisy and a clean image, values in [0, 1], as of another exposure, up to ``stops`` darker or brighter.
 
-    Photon noise goes with the square root of the light; the noise is up to half as many stops weaker or stronger still.
+    Photon noise goes with the square root of the light; the noise is up to half as many stops weaker or stronger still,
+    and anything from none to that with the probability ``weak``.
     """
     to_light, from_light = CURVES[curve]
     gain = np.float32(2 ** random.uniform(-stops, stops))
     strength = np.float32(np.sqrt(gain) * 2 ** (random.uniform(-stops, stops) / 2))
+    if random.random() < weak:
+        strength *= np.float32(random.random())
     light = to_light(clean)
     noise = to_light(noisy) - light
     return tuple(from_light(np.clip(one, 0, 1)) for one in (gain * light + strength * noise, gain * light))  # type: ignore[return-value]

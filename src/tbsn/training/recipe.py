@@ -20,6 +20,7 @@ from pydantic import (
 
 from tbsn.errors import InputError
 from tbsn.network import FastUNetConfig, HalfPlaneConfig, TBSNConfig, UNetConfig
+from tbsn.training.leaves import LARGEST_CROP
 from tbsn.training.light import Curve
 
 R = TypeVar("R", bound="Settings")
@@ -133,15 +134,23 @@ class DistillRecipe(Settings):
 class RenoiseRecipe(Settings):
     """Train a student on its own estimates with noise like the photos' added.
 
-    See `Renoised` for ``halved``, and for ``stops``; ``curve`` is the tone curve of the images: linear where values are
-    proportional to light, as those of a microscope.
+    See `Renoised` for ``halved``, ``stops``, ``weak`` and ``leaves``. ``curve`` is the tone curve of the images: linear
+    where values are proportional to light, as those of a microscope.
     """
 
     network: StudentConfig = FastUNetConfig()
     curve: Curve = "sRGB"
     halved: float = Field(default=0.5, ge=0, le=1)
     stops: float = Field(default=1.0, ge=0, le=4)
+    weak: float = Field(default=0.25, ge=0, le=1)
+    leaves: float = Field(default=0.25, ge=0, le=1)
     fit: FitSettings = FitSettings(batch=8, crop=128)
+
+    @model_validator(mode="after")
+    def _leaves_are_large_enough(self) -> Self:
+        if self.leaves and self.fit.crop > LARGEST_CROP:
+            raise ValueError(f"fit.crop is over {LARGEST_CROP}: set leaves=0")
+        return self
 
 
 def load_recipe(kind: type[R], name: str, overrides: list[str]) -> R:

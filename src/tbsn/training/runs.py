@@ -118,9 +118,8 @@ def renoise(source: Source, model: str | Path, run: Path, recipe: RenoiseRecipe,
     stamp = hashlib.sha256(photos.stamp.encode() + weights).hexdigest()
     estimates = made_by_first(fabric, lambda: _kept(denoiser, stamp, photos, run / "estimates", fabric.device))
     power = fabric.broadcast(_missed_power(denoiser, photos, estimates, recipe.curve) if fabric.is_global_zero else [])
-    cut = partial(
-        Renoised, photos, estimates, halved=recipe.halved, power=power, curve=recipe.curve, stops=recipe.stops
-    )
+    how = recipe.model_dump(include={"curve", "halved", "stops", "weak", "leaves"})
+    cut = partial(Renoised, photos, estimates, power=power, **how)
     return _fit(run, recipe, losses.renoised, cut, photos, places, fabric, start)
 
 
