@@ -11,10 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import pyvips
+import torch
 
 import tbsn as package
 from conftest import EXAMPLES, save, tbsn
 from tbsn import images
+from tbsn.network.files import load_network
 from test_images import bad_files
 
 WITHOUT_TORCH = "import sys; sys.modules['torch'] = None; from tbsn.cli import run; run()"
@@ -134,6 +136,9 @@ def test_from_noisy_photos_to_an_exported_student(folder: Path, tmp_path: Path) 
     assert done.returncode == 0, done.stderr
     done = tbsn("export", student, "-o", onnx)
     assert done.returncode == 0 and "largest difference" in done.stdout and not done.stderr, done.stderr
+    assert tbsn("export", onnx, "-o", tmp_path / "again.safetensors").returncode == 0
+    before, after = (load_network(path).state_dict() for path in (student, tmp_path / "again.safetensors"))
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
     refused = tbsn("export", teacher, "-o", tmp_path / "teacher.onnx")
     assert refused.returncode == 2 and "not a student" in refused.stderr
     assert tbsn("denoise", folder / "letters.jpg", "--model", onnx).returncode == 0

@@ -138,3 +138,12 @@ def test_model_files_carry_their_configuration(tmp_path: Path) -> None:
     again = load_network(tmp_path / "a.safetensors")
     assert again.config == config
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in network.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["default", "unet"])
+def test_the_students_of_the_package_can_be_trained_further(name: str, tmp_path: Path) -> None:
+    assert export.largest_difference(load_network(denoiser.find(name)), denoiser.find(name).read_bytes()) < 1e-4  # type: ignore[arg-type]
+    broken = tmp_path / "broken.onnx"
+    broken.write_bytes(denoiser.find(name).read_bytes()[:1000])
+    with pytest.raises(InputError, match="damaged"):
+        load_network(broken)

@@ -21,7 +21,7 @@ Run = Annotated[Path, typer.Option("--output", "-o", help="Folder of the run: re
 Overrides = Annotated[list[str], typer.Option("--set", help="Override a setting, as in fit.steps=500; repeatable.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in the output folder; begin none.")]
 AcceptChanges = Annotated[bool, typer.Option("--accept-changes", help="Go on with a run though its recipe changes.")]
-Init = Annotated[Path | None, typer.Option(help="Run or model file to start from: fine-tuning.")]
+Init = Annotated[Path | None, typer.Option(help="Run, model file or name to start from: fine-tuning.")]
 MaxTime = Annotated[str, typer.Option(help="End by then, schedule finished: 90s, 30m, 2h. [default: no limit]")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")]
@@ -209,18 +209,23 @@ def diagnose(
 
 @app.command()
 def export(
-    model: Annotated[Path, typer.Argument(help="Run or safetensors file of a student.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="ONNX file.")] = Path("student.onnx"),
+    model: Annotated[str, typer.Argument(help="Run, model file or name of a student.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="File: .onnx or .safetensors.")] = Path("student.onnx"),
     overwrite: Overwrite = False,
 ) -> None:
-    """Export a student to ONNX, checked against torch."""
+    """Export a student to ONNX, checked against torch, or to safetensors."""
+    from tbsn.denoiser import find
     from tbsn.export import export as export_student
-    from tbsn.network.files import Student, load_network
+    from tbsn.network.files import Student, load_network, save_network
 
     _refuse_existing(output, overwrite)
-    student = load_network(model)
+    student = load_network(find(model))
     if not isinstance(student, Student):
         raise InputError(model, "is a blind-spot network, not a student", "distil it first with `tbsn distill`")
+    if output.suffix == ".safetensors":
+        save_network(output, student)
+        print(f"exported: {output}")
+        return
     difference = export_student(student, output)
     print(f"exported: {output} (largest difference to torch {difference:.1e})")
 

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from tbsn.errors import InputError
+from tbsn.files import ONNX_FORMAT
 from tbsn.images import from_float, to_float
 from tbsn.settings import TeacherSettings
 from tbsn.tiles import reflected, tiled
 
-ONNX_FORMAT = "tbsn-onnx-1"
 PRETRAINED = Path(__file__).parent / "pretrained"
 DEFAULT = "default"
 PICKLES = (".pth", ".pt", ".ckpt", ".pkl")

@@ -10,10 +10,9 @@ import onnx
 import onnxruntime as ort
 import torch
 
-from tbsn.denoiser import ONNX_FORMAT
 from tbsn.errors import InputError
-from tbsn.files import atomic
-from tbsn.network.files import Student
+from tbsn.files import ONNX_FORMAT, atomic
+from tbsn.network.files import Student, description
 
 TOLERANCE = 1e-4
 
@@ -27,7 +26,7 @@ def export(student: Student, path: Path) -> float:
     student = student.eval()
     channels, multiple = student.config.channels, student.multiple
     model = _to_onnx(student)
-    facts = {"format": ONNX_FORMAT, "channels": str(channels), "multiple": str(multiple)}
+    facts = {"format": ONNX_FORMAT, "channels": str(channels), "multiple": str(multiple)} | description(student)
     onnx.helper.set_model_props(model, facts)
     difference = largest_difference(student, model.SerializeToString())
     if not difference <= TOLERANCE:

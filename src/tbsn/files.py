@@ -9,6 +9,7 @@ from pathlib import Path
 from tbsn.errors import InputError
 
 PARTIAL = ".partial-"
+ONNX_FORMAT = "tbsn-onnx-1"
 
 
 @contextmanager

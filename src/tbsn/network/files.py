@@ -3,14 +3,17 @@
 import json
 from pathlib import Path
 
+import onnx
+import onnx.numpy_helper
 import pydantic
 import safetensors
 import torch
+from google.protobuf.message import DecodeError
 from safetensors.torch import load_file, save
-from torch import nn
+from torch import Tensor, nn
 
 from tbsn.errors import InputError
-from tbsn.files import atomic
+from tbsn.files import ONNX_FORMAT, atomic
 from tbsn.network.fast import FastUNet, FastUNetConfig
 from tbsn.network.half_plane import HalfPlane, HalfPlaneConfig
 from tbsn.network.tbsn import TBSN, TBSNConfig
@@ -35,9 +38,14 @@ def build(config: Config) -> Network:
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
+def description(network: Network) -> dict[str, str]:
+    """What a model file says of its network, for `load_network`."""
+    return {"kind": type(network).__name__, "config": network.config.model_dump_json()}
+
+
 def save_network(path: Path, network: Network) -> None:
     """Write weights and configuration, whole or not at all."""
-    metadata = {"format": FORMAT, "kind": type(network).__name__, "config": network.config.model_dump_json()}
+    metadata = {"format": FORMAT} | description(network)
     weights = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
     data = save(weights, metadata)  # written by safetensors itself, a full disk would not show as OSError
     with atomic(path) as partial:
@@ -45,24 +53,19 @@ def save_network(path: Path, network: Network) -> None:
 
 
 def load_network(path: Path) -> Network:
-    """Read a network, in evaluation mode, on the CPU. ``path`` may be the folder of a run.
+    """Read a network, in evaluation mode, on the CPU: a safetensors file, the folder of a run, or an exported student.
 
     Raises `InputError` for a file that is missing, damaged, of another version or not a model.
     """
     path = path / MODEL if path.is_dir() else path
     if not path.is_file():
         raise InputError(path, "no such model", "name a .safetensors file or the folder of a run")
-    try:
-        with safetensors.safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-        state = load_file(path)
-    except safetensors.SafetensorError as error:
-        remedy = "convert released weights with `tbsn convert`, or copy the file again"
-        raise InputError(path, f"not a safetensors file, or damaged ({error})", remedy) from error
-    if metadata.get("format") != FORMAT:
+    read, version = (_read_onnx, ONNX_FORMAT) if path.suffix == ".onnx" else (_read_safetensors, FORMAT)
+    state, metadata = read(path)
+    if metadata.get("format") != version:
         found = metadata.get("format", "no version")
         raise InputError(
-            path, f"model format is {found}, not {FORMAT}", "use `tbsn convert`, or a matching tbsn version"
+            path, f"model format is {found}, not {version}", "use `tbsn convert`, or a matching tbsn version"
         )
     try:
         kind, _ = NETWORKS[metadata["kind"]]
@@ -73,6 +76,27 @@ def load_network(path: Path) -> Network:
     if not all(value.isfinite().all() for value in network.state_dict().values() if isinstance(value, torch.Tensor)):
         raise InputError(path, "weights are not finite", "train again, or take an earlier checkpoint")
     return network.eval()
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+        return load_file(path), metadata
+    except safetensors.SafetensorError as error:
+        remedy = "convert released weights with `tbsn convert`, or copy the file again"
+        raise InputError(path, f"not a safetensors file, or damaged ({error})", remedy) from error
+
+
+def _read_onnx(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The weights keep their names in an export; what else is constant there has names without one."""
+    try:
+        model = onnx.load(path)
+    except (DecodeError, OSError) as error:
+        raise InputError(path, f"not an ONNX model, or damaged ({error})", "get the file again") from error
+    arrays = {one.name: onnx.numpy_helper.to_array(one) for one in model.graph.initializer if "." in one.name}
+    state = {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
+    return state, {entry.key: entry.value for entry in model.metadata_props}
 
 
 def parameters(network: nn.Module) -> int:

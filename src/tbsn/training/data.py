@@ -90,7 +90,8 @@ class Renoised(Crops):
         **settings: Any,
     ) -> None:
         super().__init__([photos, estimates], **settings)
-        self.halved, self.power, self.curve = halved, tuple(power), curve
+        self.halved, self.power = halved, tuple(power)
+        self.curve: Curve = curve
         self.stops, self.weak, self.leaves = stops, weak, leaves
 
     def _cut(self, index: int, random: np.random.Generator) -> list[np.ndarray]:

@@ -11,7 +11,7 @@ from typing import Self
 
 import numpy as np
 from einops import reduce
-from scipy.fft import irfft2, rfft2
+from numpy.fft import irfft2, rfft2
 from scipy.ndimage import gaussian_filter
 
 SIDE = 512

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
-from scipy.fft import irfft2, rfft2
+from numpy.fft import irfft2, rfft2
 from scipy.ndimage import gaussian_filter, uniform_filter
 from scipy.stats import norm
 

@@ -236,7 +236,7 @@ def _new_network(recipe: Recipe, init: Path | None) -> Network:
     torch.manual_seed(recipe.fit.seed)
     network = build(recipe.network)
     if init:
-        first = load_network(init)
+        first = load_network(find(init))
         if first.config != recipe.network:
             changes = ", ".join(_changes(first.config.model_dump(), recipe.network.model_dump()))
             raise InputError(init, f"is another network than the recipe's: {changes}", "set network.* to its values")

@@ -1,0 +1,85 @@
+"""The table of the README: quality on pairs of noisy and clean images, cost, and time, of all methods in one run.
+
+    python benchmarks/quality.py NOISY CLEAN [--every 1] [--model default] [--model unet] [--crops docs/crops.png]
+
+PSNR and SSIM by the protocol `sidd`; GFLOP (multiplications and additions) per 256x256 image; seconds per megapixel of
+this run. ``--crops`` draws a part of some images: noisy, non-local means, each model, clean. BM3D stands beside them
+where the package bm3d is installed (its licence allows no commercial use), with the standard deviation of the removed
+noise of the first model.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import onnx
+import onnxruntime
+import typer
+
+import tbsn
+from tbsn import images, metrics
+from tbsn.denoiser import find
+from tbsn.evaluation.baselines import BASELINES
+from tbsn.evaluation.pairs import evaluate, find_pairs
+
+SIDE = 256
+PART, ZOOM, CROPS = slice(64, 192), 2, 3
+
+
+def gigaflops(path: Path) -> float:
+    """Of the convolutions of an ONNX model, for an image of 256x256."""
+    model = onnx.load(path)
+    convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
+    outputs = [node.output[0] for node in convolutions]
+    known = {value.name for value in model.graph.output}
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs if name not in known)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    results = session.run(outputs, {"noisy": np.zeros((1, 3, SIDE, SIDE), np.float32)})
+    weights = {one.name: int(np.prod(one.dims)) for one in model.graph.initializer}
+    pixels = (result.shape[2] * result.shape[3] for result in results)
+    return sum(2 * n * weights[node.input[1]] for n, node in zip(pixels, convolutions, strict=True)) / 1e9
+
+
+def bm3d(reference: Callable[[np.ndarray], np.ndarray]) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
+    try:
+        import bm3d
+    except ImportError:
+        return {}
+    return {"BM3D": lambda noisy: bm3d.bm3d_rgb(noisy, float((noisy - reference(noisy)).std())).astype(np.float32)}
+
+
+def main(
+    noisy: Annotated[Path, typer.Argument(metavar="NOISY")],
+    clean: Annotated[Path, typer.Argument(metavar="CLEAN")],
+    every: Annotated[int, typer.Option(help="Take every n-th pair.")] = 1,
+    model: Annotated[list[str], typer.Option(help="Repeatable.")] = ["unet", "default"],  # noqa: B006
+    crops: Annotated[Path | None, typer.Option(help="Picture to draw.")] = None,
+) -> None:
+    pairs = find_pairs(noisy, clean)[::every]
+    models = {name: tbsn.load(name) for name in model}
+    methods = BASELINES | bm3d(next(iter(models.values()))) | models
+    print("| method | PSNR | SSIM | GFLOP | s per megapixel |\n|---|---|---|---|---|")
+    for name, denoise in methods.items():
+        scores = list(evaluate(denoise, pairs, metrics.PROTOCOLS["sidd"]))
+        pixels = sum(np.prod(images.read(path).pixels.shape[:2]) for path, _ in pairs)
+        psnr, ssim = (float(np.mean([getattr(score, key) for score in scores])) for key in ("psnr", "ssim"))
+        cost = f"{gigaflops(find(name)):.1f}" if find(name).suffix == ".onnx" else ""
+        seconds = sum(score.seconds for score in scores) / pixels * 1e6
+        print(f"| {name} | {psnr:.2f} | {ssim:.3f} | {cost} | {seconds:.2f} |", flush=True)
+    if crops:
+        draw(crops, pairs[:: max(1, len(pairs) // CROPS)], {"nlm": BASELINES["nlm"]} | models)
+
+
+def draw(path: Path, pairs: list[tuple[Path, Path]], methods: dict[str, Callable[[np.ndarray], np.ndarray]]) -> None:
+    """A row for each pair: noisy, what each method makes of it, clean."""
+    rows = []
+    for noisy_path, clean_path in pairs:
+        noisy, clean = (images.to_float(images.read(one).pixels) for one in (noisy_path, clean_path))
+        seen = [noisy, *(denoise(noisy) for denoise in methods.values()), clean]
+        rows.append(np.concatenate([one[PART, PART].repeat(ZOOM, 0).repeat(ZOOM, 1) for one in seen], axis=1))
+    images.write(path, images.from_float(np.concatenate(rows), np.dtype(np.uint8)))
+
+
+if __name__ == "__main__":
+    typer.run(main)
