@@ -147,3 +147,14 @@ def test_the_students_of_the_package_can_be_trained_further(name: str, tmp_path:
     broken.write_bytes(denoiser.find(name).read_bytes()[:1000])
     with pytest.raises(InputError, match="damaged"):
         load_network(broken)
+
+
+def test_strength_goes_from_the_image_to_the_denoised_one(small: tuple[UNet, Path]) -> None:
+    model, image = tbsn.load(small[1]), noisy(40, 40, 3, dtype=np.float32)
+    whole = model(image)
+    np.testing.assert_allclose(model.at(0)(image), image, atol=1e-6)
+    np.testing.assert_allclose(model.at(1)(image), whole, atol=1e-6)
+    np.testing.assert_allclose(model.at(0.25)(image), 0.75 * image + 0.25 * whole, atol=1e-6)
+    for wrong in (-0.1, 1.5, float("nan")):
+        with pytest.raises(InputError, match="not from 0 to 1"):
+            model.at(wrong)

@@ -5,7 +5,7 @@ import pytest
 from scipy.ndimage import gaussian_filter
 from scipy.stats import skew
 
-from tbsn.training.noise_model import LEVELS, SAME, Curve, NoiseModel, missed_power, unclipped_mean
+from tbsn.training.noise_model import LEVELS, SAME, Curve, NoiseModel, missed_power
 
 SIZE = 128
 
@@ -126,10 +126,3 @@ def test_an_estimate_is_moved_to_the_mean_of_the_light(curve: Curve, gamma: floa
     dark = image < 0.3
     mean = float((np.clip(moved + drawn(moved, model), 0, 1)[dark] ** gamma).mean())
     assert np.isclose(mean, (noisy[dark] ** gamma).mean(), rtol=0.03)
-
-
-@pytest.mark.parametrize("mean", [-0.5, 0.0, 0.3, 2.0, 9.0])
-def test_clipping_at_black_raises_a_mean_by_what_is_known(mean: float) -> None:
-    values = np.random.default_rng(6).normal(mean, 1, 10**6)
-    found = unclipped_mean(float(np.maximum(values, 0).mean()), float((values < 0).mean()))
-    assert found == pytest.approx(max(mean, 0), abs=0.01)

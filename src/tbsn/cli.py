@@ -51,6 +51,7 @@ def denoise(
         Path | None, typer.Option("--output", "-o", help="File or folder. [default: NAME_denoised beside the input]")
     ] = None,
     model: Model = "default",
+    strength: Annotated[float, typer.Option(help="How much of the noise to take: 0 none, 1 all.", min=0, max=1)] = 1,
     overwrite: Overwrite = False,
 ) -> None:
     """Denoise images: same format, bit depth and metadata."""
@@ -59,7 +60,7 @@ def denoise(
 
     planned = batch.plan(inputs, output, overwrite)
     failed = 0
-    for source, result in batch.denoise_files(load(model), planned):
+    for source, result in batch.denoise_files(load(model).at(strength), planned):
         if isinstance(result, InputError):
             failed += 1
             print(f"error: {result}", file=sys.stderr)
@@ -120,8 +121,8 @@ def distill(
 def renoise(
     folder: Annotated[Path, typer.Argument(help="Folder of noisy images, searched recursively.")],
     model: Annotated[
-        str, typer.Option(help="What denoises them first: `default`, a model file, or a run.")
-    ] = "default",
+        list[str], typer.Option(help="What denoises them first: a name, model file, or run; repeatable, for the mean.")
+    ] = ["default"],  # noqa: B006 (Typer copies it)
     output: Run = Path("runs/renoised"),
     recipe: Annotated[str, typer.Option(help="renoise-cpu, or a YAML file.")] = "renoise-cpu",
     set_: Overrides = [],  # noqa: B006 (Typer copies it)

@@ -1,7 +1,7 @@
 """Denoisers for numpy images: the ONNX students, and, if torch is there, every model file."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,13 @@ class Denoiser:
         denoised = tiled(self.function)(colour)
         grey = denoised.mean(axis=2, keepdims=True) if values.shape[2] < self.channels else denoised
         return from_float(grey, image.dtype).reshape(image.shape)
+
+    def at(self, strength: float) -> "Denoiser":
+        """The same denoiser, part of the way: 0 keeps all of the noise, 1 none. Raises `InputError` outside [0, 1]."""
+        if not 0 <= strength <= 1:
+            raise InputError(f"strength {strength}", "not from 0 to 1", "give 1 for all of the denoising, 0 for none")
+        share = np.float32(strength)
+        return replace(self, function=lambda image: image + share * (self.function(image) - image))
 
 
 def load(model: str | Path = DEFAULT, teacher: TeacherSettings = TeacherSettings()) -> Denoiser:

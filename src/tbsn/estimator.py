@@ -57,7 +57,7 @@ class SelfSupervisedDenoiser:
                 last = "student"
                 self._network = runs.distill(source, [run / "teacher"], run / last, self.distill, self.start)
             if self.renoise:
-                self._network = runs.renoise(source, run / last, run / "renoised", self.renoise, self.start)
+                self._network = runs.renoise(source, [run / last], run / "renoised", self.renoise, self.start)
         return self
 
     def denoise(self, image: np.ndarray) -> np.ndarray:

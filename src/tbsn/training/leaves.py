@@ -48,7 +48,7 @@ class Leaves:
         top, left = random.integers(SIDE - fine + 1, size=2)
         shapes = self.shapes[random.integers(PICTURES)][top : top + fine, left : left + fine]
         count = int(shapes.max()) + 1
-        contrast = np.float32(2 ** random.uniform(-2, 1))
+        contrast = np.float32(2 ** random.uniform(-2, 0))
         colour = colours[random.integers(len(colours), size=count)]
         colour = colour.mean(axis=0) + contrast * (colour - colour.mean(axis=0))
         strength = random.exponential(STRENGTH, count) * (random.random(count) < TEXTURED)

@@ -20,7 +20,6 @@ LEVELS = 10
 GRID = 4096
 REACH = 5
 FLAT = 0.5
-BLACK = 0.5 / 2**16
 SCORES = np.linspace(-3.5, 3.5, 29, dtype=np.float32)
 STEP = float(SCORES[1] - SCORES[0])
 WINDOW, WINDOWS = 256, 2
@@ -40,8 +39,8 @@ class NoiseModel:
     turns white noise into the Gaussian field of size x size, in the Fourier domain: the square root of the spectral
     matrix.
 
-    The noise has the mean 0 in light, which is what a longer exposure would have measured, before it was clipped at
-    black. After the tone curve of a picture, which is steep where it is dark, the mean of noisy values is too dark, and
+    The noise has the mean 0 in light: the average of many such photos, which is what a longer exposure measures, is the
+    truth. After the tone curve of a picture, which is steep where it is dark, the mean of noisy values is too dark, and
     so is a denoiser that learned from them.
     """
 
@@ -203,18 +202,9 @@ def _quantiles(
         flat = part[activity[part] <= np.quantile(activity[part], FLAT)]
         brightness.append(shown[part].mean() + 1e-6 * level)  # rising, whatever the image
         quantiles.append(np.quantile(noise[flat], norm.cdf(SCORES)) + 1e-6 * np.arange(len(SCORES)))
-        seen = shown[flat] + noise[flat]
-        light = unclipped_mean(float(to_light(seen).mean()), float((seen < BLACK).mean()))
-        shift.append(from_light(np.array(light)) - from_light(to_light(shown[flat]).mean()))
+        noisy, estimated = (from_light(to_light(image).mean()) for image in (shown[flat] + noise[flat], shown[flat]))
+        shift.append(noisy - estimated)
     return np.array(brightness, np.float32), np.array(quantiles, np.float32), np.array(shift, np.float32)
-
-
-def unclipped_mean(mean: float, share: float) -> float:
-    """Mean of Gaussian values, at least 0, of which a ``share`` was below 0 and set to 0, which raised the ``mean``."""
-    if share <= 0 or share >= 1:
-        return mean
-    score = norm.ppf(share)
-    return max(0.0, float(-score * mean / (norm.pdf(score) - score * (1 - share))))
 
 
 def _covariance(fields: Sequence[np.ndarray], flat: Sequence[np.ndarray]) -> np.ndarray:

@@ -99,14 +99,15 @@ def distill(source: Source, teachers: Sequence[Path], run: Path, recipe: Distill
     return _fit(run, recipe, losses.distillation, partial(Crops, [photos, taught]), photos, places, fabric, start)
 
 
-def renoise(source: Source, model: str | Path, run: Path, recipe: RenoiseRecipe, start: Start) -> Network:
-    """Train a student on what a denoiser makes of noisy images, with noise like theirs added to it.
+def renoise(source: Source, models: Sequence[str | Path], run: Path, recipe: RenoiseRecipe, start: Start) -> Network:
+    """Train a student on what denoisers make of noisy images, with noise like theirs added to it.
 
-    ``model`` is any that `tbsn.load` takes; what it makes of the images is computed once and kept in the run.
+    ``models`` are any that `tbsn.load` takes; the mean of what they make of the images is computed once and kept in the
+    run.
     """
     _check_multiple(recipe.fit.crop, recipe.network.multiple, recipe.fit.crop, 1)
-    denoiser, file = load(model), find(model)
-    weights = (file / MODEL if file.is_dir() else file).read_bytes()
+    denoiser = mean_of([load(model) for model in models])
+    weights = b"".join((file / MODEL if file.is_dir() else file).read_bytes() for file in map(find, models))
     fabric = open_fabric(start.device, run)
     places = share(recipe.fit, fabric)
 
@@ -121,6 +122,11 @@ def renoise(source: Source, model: str | Path, run: Path, recipe: RenoiseRecipe,
     how = recipe.model_dump(include={"curve", "halved", "stops", "weak", "leaves"})
     cut = partial(Renoised, photos, estimates, power=power, **how)
     return _fit(run, recipe, losses.renoised, cut, photos, places, fabric, start)
+
+
+def mean_of(denoisers: Sequence[Callable[[np.ndarray], np.ndarray]]) -> Callable[[np.ndarray], np.ndarray]:
+    """What several denoisers make of a float image, on average."""
+    return lambda image: np.mean([denoise(image) for denoise in denoisers], axis=0)
 
 
 def _missed_power(
