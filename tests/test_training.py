@@ -21,7 +21,7 @@ from tbsn.training.data import Crops, Renoised, noise_model, split
 from tbsn.training.fit import learning_rate
 from tbsn.training.noise_model import SAME
 from tbsn.training.photos import cached_arrays, cached_folder, facts
-from tbsn.training.recipe import DistillRecipe, FitSettings, RenoiseRecipe, TrainRecipe, load_recipe
+from tbsn.training.recipe import DistillRecipe, FitSettings, PairSettings, RenoiseRecipe, TrainRecipe, load_recipe
 from tbsn.training.runs import Start
 
 TINY = ["network.width=8", "network.group_channels=8", "network.blocks=[1,1,1]", "network.refinement=1"]
@@ -95,7 +95,7 @@ def test_renoised_pairs_are_estimates_with_noise_like_the_photos(folder: Path, t
 
     def pairs(halved: float) -> Renoised:
         settings = {"crop": 64, "places": range(4), "augment": True, "seed": 0}
-        return Renoised(photos, estimates, halved=halved, power=SAME, **settings)
+        return Renoised(photos, estimates, how=PairSettings(halved=halved), power=SAME, **settings)
 
     for halved in (0.0, 1.0):
         noisy, clean = pairs(halved)[3]
@@ -105,14 +105,15 @@ def test_renoised_pairs_are_estimates_with_noise_like_the_photos(folder: Path, t
         again = pickle.loads(pickle.dumps(pairs(halved)))[3]
         assert torch.equal(again[0], noisy) and torch.equal(again[1], clean)
     settings = {"crop": 128, "places": [0], "augment": False, "seed": 0, "among": np.array([0])}
-    _, halved = Renoised(photos, estimates, halved=1.0, power=SAME, **settings)[0]
+    plain = PairSettings(halved=1, leaves=0, stops=0, weak=0)
+    _, halved = Renoised(photos, estimates, how=plain, power=SAME, **settings)[0]
     moved = noise_model(photos, estimates, 0, 128, tuple(SAME), "sRGB").unbiased(to_float(estimates[0]))
     whole = moved.reshape(128, 2, 128, 2, 3).mean(axis=(1, 3))
     torch.testing.assert_close(halved[0], torch.from_numpy(whole).permute(2, 0, 1), rtol=0, atol=1e-6)
 
 
 def test_a_student_learns_from_renoised_estimates(blocks: Path, tmp_path: Path) -> None:
-    tiny = ["network.widths=[8,8]", "network.blocks=[1,1]", "fit.crop=64", "fit.lr=3e-3", "fit.warmup=0"]
+    tiny = ["network.widths=[8,8]", "network.blocks=[1,1]", "fit.crop=64", "fit.lr=1e-2", "fit.warmup=0"]
     seen = ["fit.steps=42", "fit.checkpoint_every=2", "fit.hold_back=0.3"]
     recipe = load_recipe(RenoiseRecipe, "renoise-cpu", [*SHORT, *tiny, *seen])
     network = runs.renoise(blocks, ["default"], tmp_path / "first", recipe, Start("cpu"))

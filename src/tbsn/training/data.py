@@ -16,6 +16,7 @@ from tbsn.training.leaves import dead_leaves
 from tbsn.training.light import Curve, exposed
 from tbsn.training.noise_model import NoiseModel
 from tbsn.training.photos import Photos
+from tbsn.training.recipe import PairSettings
 
 MODELS = 1024  # kept in memory, 0.6 MB each for crops of 128x128
 
@@ -67,45 +68,34 @@ class Crops(Dataset[tuple[Tensor, ...]]):
 
 
 class Renoised(Crops):
-    """Pairs of a noisy and a clean crop from noisy photos and their estimates: the clean one is an estimate, the noisy
-    one the same with noise drawn from the model of the photo; ``power`` is what `missed_power` found.
+    """Pairs of a noisy and a clean crop from noisy photos and their estimates.
 
-    The estimate is shrunk to half for a share ``halved`` of the crops, where the photo is large enough: that is
-    sharper, and what noise was left in it is weaker. ``stops`` is the range of exposures and
-    ``weak`` the share of weaker noise, see `exposed`; ``curve`` the tone curve of the photos. A share ``leaves`` of the
-    clean crops are no estimates but dead leaves in the colours of one: all that an estimate shows is smooth.
+    The clean one is an estimate, the noisy one the same with noise drawn from the model of a photo. ``how`` says what
+    else may be changed, and ``power`` is what `missed_power` found.
     """
 
     def __init__(
-        self,
-        photos: Photos,
-        estimates: Photos,
-        *,
-        halved: float,
-        power: Sequence[float],
-        curve: Curve = "sRGB",
-        stops: float = 0.0,
-        weak: float = 0.0,
-        leaves: float = 0.0,
-        **settings: Any,
+        self, photos: Photos, estimates: Photos, *, how: PairSettings, power: Sequence[float], **settings: Any
     ) -> None:
         super().__init__([photos, estimates], **settings)
-        self.halved, self.power = halved, tuple(power)
-        self.curve: Curve = curve
-        self.stops, self.weak, self.leaves = stops, weak, leaves
+        self.how, self.power = how, tuple(power)
 
     def _cut(self, index: int, random: np.random.Generator) -> list[np.ndarray]:
-        photos, estimates = self.stacks
-        zoom = 2 if random.random() < self.halved and min(photos.sizes[index]) >= 2 * self.crop else 1
-        model = noise_model(photos, estimates, index, self.crop, self.power, self.curve)
-        seen = model.unbiased(images.to_float(estimates[index][self._place(index, zoom * self.crop, random)]))
+        (photos, estimates), how = self.stacks, self.how
+        zoom = 2 if random.random() < how.halved and min(photos.sizes[index]) >= 2 * self.crop else 1
+        where = self._place(index, zoom * self.crop, random)
+        seen = self._model(index).unbiased(images.to_float(estimates[index][where]))
         clean = reduce(seen, "(h p) (w q) c -> h w c", "mean", p=zoom, q=zoom)
-        if random.random() < self.leaves:
+        if random.random() < how.leaves:
             clean = dead_leaves().draw(seen.reshape(-1, seen.shape[2]), self.crop, random)
-        noisy = clean + model.draw(clean, random)
-        if self.stops or self.weak:
-            noisy, clean = exposed(noisy, clean, self.curve, self.stops, self.weak, random)
+        other = int(random.choice(self._among)) if random.random() < how.mixed else index
+        noisy = clean + self._model(other).draw(clean, random)
+        if how.stops or how.weak:
+            noisy, clean = exposed(noisy, clean, how.curve, how.stops, how.weak, random)
         return [images.to_float(images.from_float(noisy, photos[index].dtype)), clean]
+
+    def _model(self, index: int) -> NoiseModel:
+        return noise_model(*self.stacks, index, self.crop, self.power, self.how.curve)
 
 
 @lru_cache(MODELS)

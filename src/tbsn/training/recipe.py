@@ -25,6 +25,7 @@ from tbsn.training.light import Curve
 
 R = TypeVar("R", bound="Settings")
 Precision = Literal["float32", "bf16", "auto"]
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 def _kind(default: str) -> Discriminator:
@@ -110,7 +111,7 @@ class TargetSettings(Settings):
 
     pd: PositiveInt = 2
     estimate: bool = False
-    refinements: tuple[Annotated[float, Field(ge=0, le=1)], ...] = (0.0,)
+    refinements: tuple[Share, ...] = (0.0,)
     holes: tuple[NonNegativeInt, ...] = (0, 1, 2)
     seed: NonNegativeInt = 0
 
@@ -131,25 +132,35 @@ class DistillRecipe(Settings):
     fit: FitSettings = FitSettings(batch=8, crop=128)
 
 
-class RenoiseRecipe(Settings):
-    """Train a student on its own estimates with noise like the photos' added.
+class PairSettings(Settings):
+    """How a noisy and a clean image are made of an estimate.
 
-    See `Renoised` for ``halved``, ``stops``, ``weak`` and ``leaves``. ``curve`` is the tone curve of the images: linear
-    where values are proportional to light, as those of a microscope.
+    ``curve`` is the tone curve of the images: linear where values are proportional to light, as those of a microscope.
+    A share ``halved`` of the estimates is shrunk to half, where the photo is large enough: that is sharper, and what
+    noise was left in it is weaker. A share ``leaves`` of the clean images is no estimate, but dead leaves in the
+    colours of one: all that an estimate shows is smooth. A share ``mixed`` gets the noise of another photo. ``stops``
+    is the range of exposures, ``weak`` the share with weaker noise, see `exposed`.
     """
 
-    network: StudentConfig = FastUNetConfig()
     curve: Curve = "sRGB"
-    halved: float = Field(default=0.5, ge=0, le=1)
+    halved: Share = 0.5
+    leaves: Share = 0.25
+    mixed: Share = 0.5
     stops: float = Field(default=1.0, ge=0, le=4)
-    weak: float = Field(default=0.25, ge=0, le=1)
-    leaves: float = Field(default=0.25, ge=0, le=1)
+    weak: Share = 0.25
+
+
+class RenoiseRecipe(Settings):
+    """Train a student on its own estimates with noise like the photos' added."""
+
+    network: StudentConfig = FastUNetConfig()
+    pairs: PairSettings = PairSettings()
     fit: FitSettings = FitSettings(batch=8, crop=128)
 
     @model_validator(mode="after")
     def _leaves_are_large_enough(self) -> Self:
-        if self.leaves and self.fit.crop > LARGEST_CROP:
-            raise ValueError(f"fit.crop is over {LARGEST_CROP}: set leaves=0")
+        if self.pairs.leaves and self.fit.crop > LARGEST_CROP:
+            raise ValueError(f"fit.crop is over {LARGEST_CROP}: set pairs.leaves=0")
         return self
 
 

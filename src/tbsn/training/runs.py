@@ -118,9 +118,9 @@ def renoise(source: Source, models: Sequence[str | Path], run: Path, recipe: Ren
     photos = made_by_first(fabric, prepare)
     stamp = hashlib.sha256(photos.stamp.encode() + weights).hexdigest()
     estimates = made_by_first(fabric, lambda: _kept(denoiser, stamp, photos, run / "estimates", fabric.device))
-    power = fabric.broadcast(_missed_power(denoiser, photos, estimates, recipe.curve) if fabric.is_global_zero else [])
-    how = recipe.model_dump(include={"curve", "halved", "stops", "weak", "leaves"})
-    cut = partial(Renoised, photos, estimates, power=power, **how)
+    how = recipe.pairs
+    power = fabric.broadcast(_missed_power(denoiser, photos, estimates, how.curve) if fabric.is_global_zero else [])
+    cut = partial(Renoised, photos, estimates, how=how, power=power)
     return _fit(run, recipe, losses.renoised, cut, photos, places, fabric, start)
 
 
