@@ -5,7 +5,7 @@ import pytest
 from scipy.ndimage import gaussian_filter
 from scipy.stats import skew
 
-from tbsn.training.noise_model import LEVELS, SAME, Curve, NoiseModel, missed_power
+from tbsn.training.noise_model import LEVELS, SAME, STRONGEST, Curve, NoiseModel, missed_power, plain_noise
 
 SIZE = 128
 
@@ -126,3 +126,11 @@ def test_an_estimate_is_moved_to_the_mean_of_the_light(curve: Curve, gamma: floa
     dark = image < 0.3
     mean = float((np.clip(moved + drawn(moved, model), 0, 1)[dark] ** gamma).mean())
     assert np.isclose(mean, (noisy[dark] ** gamma).mean(), rtol=0.03)
+
+
+def test_plain_noise_has_the_mean_0_and_no_more_than_its_strength() -> None:
+    image = scene(np.random.default_rng(7))
+    for seed in range(10):
+        noise = plain_noise(image, np.random.default_rng(seed))
+        assert noise.dtype == np.float32 and noise.shape == image.shape
+        assert abs(noise.mean()) < 5e-3 and noise.std() < 1.1 * STRONGEST

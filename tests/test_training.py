@@ -105,7 +105,7 @@ def test_renoised_pairs_are_estimates_with_noise_like_the_photos(folder: Path, t
         again = pickle.loads(pickle.dumps(pairs(halved)))[3]
         assert torch.equal(again[0], noisy) and torch.equal(again[1], clean)
     settings = {"crop": 128, "places": [0], "augment": False, "seed": 0, "among": np.array([0])}
-    plain = PairSettings(halved=1, leaves=0, stops=0, weak=0)
+    plain = PairSettings(halved=1, leaves=0, plain=0, grey=0, stops=0, weak=0)
     _, halved = Renoised(photos, estimates, how=plain, power=SAME, **settings)[0]
     moved = noise_model(photos, estimates, 0, 128, tuple(SAME), "sRGB").unbiased(to_float(estimates[0]))
     whole = moved.reshape(128, 2, 128, 2, 3).mean(axis=(1, 3))

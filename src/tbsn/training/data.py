@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from tbsn import images
 from tbsn.training.leaves import dead_leaves
 from tbsn.training.light import Curve, exposed
-from tbsn.training.noise_model import NoiseModel
+from tbsn.training.noise_model import NoiseModel, plain_noise
 from tbsn.training.photos import Photos
 from tbsn.training.recipe import PairSettings
 
@@ -88,10 +88,15 @@ class Renoised(Crops):
         clean = reduce(seen, "(h p) (w q) c -> h w c", "mean", p=zoom, q=zoom)
         if random.random() < how.leaves:
             clean = dead_leaves().draw(seen.reshape(-1, seen.shape[2]), self.crop, random)
-        other = int(random.choice(self._among)) if random.random() < how.mixed else index
-        noisy = clean + self._model(other).draw(clean, random)
-        if how.stops or how.weak:
+        if random.random() < how.plain:
+            noisy = clean + plain_noise(clean, random)
+        else:
+            other = int(random.choice(self._among)) if random.random() < how.mixed else index
+            noisy = clean + self._model(other).draw(clean, random)
             noisy, clean = exposed(noisy, clean, how.curve, how.stops, how.weak, random)
+        if random.random() < how.grey:
+            channel = int(random.integers(clean.shape[2]))
+            noisy, clean = (np.repeat(one[..., channel, None], one.shape[2], axis=2) for one in (noisy, clean))
         return [images.to_float(images.from_float(noisy, photos[index].dtype)), clean]
 
     def _model(self, index: int) -> NoiseModel:

@@ -20,6 +20,7 @@ LEVELS = 10
 GRID = 4096
 REACH = 5
 FLAT = 0.5
+STRONGEST = 50 / 255
 SCORES = np.linspace(-3.5, 3.5, 29, dtype=np.float32)
 STEP = float(SCORES[1] - SCORES[0])
 WINDOW, WINDOWS = 256, 2
@@ -114,6 +115,20 @@ class NoiseModel:
         exact = _looked_up(self.level, image)
         level = np.minimum(exact.astype(np.intp), LEVELS - 2)
         return level, exact - level.astype(np.float32)
+
+
+def plain_noise(image: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Noise (h, w, c) that is no camera's: Gaussian, of a standard deviation from none to STRONGEST.
+
+    Independent or a little blurred, and as strong everywhere or, in part, like that of photons.
+    """
+    field = random.standard_normal(image.shape, dtype=np.float32)
+    if random.random() < 0.5:
+        blur = random.uniform(0, 1)
+        field = gaussian_filter(field, (blur, blur, 0))
+        field /= field.std()
+    photons = np.float32(random.random())
+    return np.float32(random.uniform(0, STRONGEST)) * np.sqrt(1 - photons + 2 * photons * image) * field
 
 
 def missed_power(

@@ -138,14 +138,17 @@ class PairSettings(Settings):
     ``curve`` is the tone curve of the images: linear where values are proportional to light, as those of a microscope.
     A share ``halved`` of the estimates is shrunk to half, where the photo is large enough: that is sharper, and what
     noise was left in it is weaker. A share ``leaves`` of the clean images is no estimate, but dead leaves in the
-    colours of one: all that an estimate shows is smooth. A share ``mixed`` gets the noise of another photo. ``stops``
-    is the range of exposures, ``weak`` the share with weaker noise, see `exposed`.
+    colours of one: all that an estimate shows is smooth. A share ``mixed`` gets the noise of another photo, a share
+    ``plain`` what no camera makes, see `plain_noise`. ``stops`` is the range of exposures, ``weak`` the share with
+    weaker noise, see `exposed`. A share ``grey`` shows one channel in all.
     """
 
     curve: Curve = "sRGB"
     halved: Share = 0.5
-    leaves: Share = 0.25
+    leaves: Share = 0.33
     mixed: Share = 0.5
+    plain: Share = 0.15
+    grey: Share = 0.1
     stops: float = Field(default=1.0, ge=0, le=4)
     weak: Share = 0.25
 
