@@ -82,6 +82,9 @@ class Renoised(Crops):
 
     def _cut(self, index: int, random: np.random.Generator) -> list[np.ndarray]:
         (photos, estimates), how = self.stacks, self.how
+        loud = index
+        if random.random() < how.mixed:
+            index, loud = sorted((index, int(random.choice(self._among))), key=lambda i: self._model(i).strength)
         zoom = 2 if random.random() < how.halved and min(photos.sizes[index]) >= 2 * self.crop else 1
         where = self._place(index, zoom * self.crop, random)
         seen = self._model(index).unbiased(images.to_float(estimates[index][where]))
@@ -91,8 +94,7 @@ class Renoised(Crops):
         if random.random() < how.plain:
             noisy = clean + plain_noise(clean, random)
         else:
-            other = int(random.choice(self._among)) if random.random() < how.mixed else index
-            noisy = clean + self._model(other).draw(clean, random)
+            noisy = clean + self._model(loud).draw(clean, random)
             noisy, clean = exposed(noisy, clean, how.curve, how.stops, how.weak, random)
         if random.random() < how.grey:
             channel = int(random.integers(clean.shape[2]))

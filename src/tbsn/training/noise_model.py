@@ -79,6 +79,11 @@ class NoiseModel:
         level, shift_of = _tables(rising, places), _tables(brightness, rising - brightness)
         return cls(rising, quantiles - shift[..., None], level, shift_of, _root(covariance, size, power))
 
+    @property
+    def strength(self) -> float:
+        """Of the noise: root mean square at the normal scores, over all brightnesses and channels."""
+        return float(np.sqrt((self.quantiles**2).mean()))
+
     def unbiased(self, estimate: np.ndarray) -> np.ndarray:
         """An estimate (h, w, c) moved so that the noise has the mean 0 in light, at each brightness."""
         return np.clip(estimate + _looked_up(self.shift, estimate), 0, 1)
