@@ -150,11 +150,19 @@ def test_the_students_of_the_package_can_be_trained_further(name: str, tmp_path:
 
 
 def test_strength_goes_from_the_image_to_the_denoised_one(small: tuple[UNet, Path]) -> None:
-    model, image = tbsn.load(small[1]), noisy(40, 40, 3, dtype=np.float32)
-    whole = model(image)
-    np.testing.assert_allclose(model.at(0)(image), image, atol=1e-6)
-    np.testing.assert_allclose(model.at(1)(image), whole, atol=1e-6)
-    np.testing.assert_allclose(model.at(0.25)(image), 0.75 * image + 0.25 * whole, atol=1e-6)
+    image = noisy(40, 40, 3, dtype=np.float32)
+    none, part, whole = (tbsn.load(small[1], strength=strength)(image) for strength in (0, 0.25, 1))
+    np.testing.assert_allclose(none, image, atol=1e-6)
+    np.testing.assert_allclose(part, 0.75 * image + 0.25 * whole, atol=1e-6)
     for wrong in (-0.1, 1.5, float("nan")):
         with pytest.raises(InputError, match="not from 0 to 1"):
-            model.at(wrong)
+            tbsn.load(small[1], strength=wrong)
+
+
+def test_no_more_is_taken_out_than_there_is_noise() -> None:
+    random = np.random.default_rng(0)
+    clean = np.full((128, 128, 3), 0.5, np.float32)
+    grainy = clean + np.float32(0.02) * random.standard_normal(clean.shape).astype(np.float32)
+    assert denoiser.trusted(grainy, clean) == 1
+    assert denoiser.trusted(grainy, clean + 0.3) == pytest.approx(denoiser.TRUST * 0.02 / 0.3, rel=0.1)
+    assert denoiser.trusted(clean, clean) == 1 and denoiser.trusted(clean, clean + 0.1) < 0.01

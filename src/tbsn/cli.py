@@ -51,7 +51,9 @@ def denoise(
         Path | None, typer.Option("--output", "-o", help="File or folder. [default: NAME_denoised beside the input]")
     ] = None,
     model: Model = "default",
-    strength: Annotated[float, typer.Option(help="How much of the noise to take: 0 none, 1 all.", min=0, max=1)] = 1,
+    strength: Annotated[
+        float | None, typer.Option(help="How much to take out: 0 to 1. [default: as much as is noise]", min=0, max=1)
+    ] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Denoise images: same format, bit depth and metadata."""
@@ -60,7 +62,7 @@ def denoise(
 
     planned = batch.plan(inputs, output, overwrite)
     failed = 0
-    for source, result in batch.denoise_files(load(model).at(strength), planned):
+    for source, result in batch.denoise_files(load(model, strength=strength), planned):
         if isinstance(result, InputError):
             failed += 1
             print(f"error: {result}", file=sys.stderr)

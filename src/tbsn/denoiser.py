@@ -10,11 +10,13 @@ import numpy as np
 from tbsn.errors import InputError
 from tbsn.files import ONNX_FORMAT
 from tbsn.images import from_float, to_float
+from tbsn.noise import METHOD, combine, survey
 from tbsn.settings import TeacherSettings
 from tbsn.tiles import reflected, tiled
 
 PRETRAINED = Path(__file__).parent / "pretrained"
 DEFAULT = "default"
+TRUST = 1.5
 PICKLES = (".pth", ".pt", ".ckpt", ".pkl")
 
 
@@ -23,12 +25,14 @@ class Denoiser:
     """Denoises numpy images (h, w) or (h, w, c) of any size and any integer or float dtype: same shape and dtype back.
 
     ``function`` maps float32 (h, w, c) in [0, 1] to the same; ``channels`` is the c it needs. Grey images pass through
-    a colour model as three equal channels.
+    a colour model as three equal channels. ``strength`` is how much of what the function takes out is taken, from 0 to
+    1; None is as much as there can be noise, see `trusted`.
     """
 
     function: Callable[[np.ndarray], np.ndarray]
     channels: int
     name: str
+    strength: float | None = 1.0
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """Raises `InputError` for NaN or infinite values and a number of channels that the model does not know."""
@@ -40,24 +44,40 @@ class Denoiser:
         colour = np.repeat(values, self.channels // values.shape[2], axis=2)
         denoised = tiled(self.function)(colour)
         grey = denoised.mean(axis=2, keepdims=True) if values.shape[2] < self.channels else denoised
-        return from_float(grey, image.dtype).reshape(image.shape)
-
-    def at(self, strength: float) -> "Denoiser":
-        """The same denoiser, part of the way: 0 keeps all of the noise, 1 none. Raises `InputError` outside [0, 1]."""
-        if not 0 <= strength <= 1:
-            raise InputError(f"strength {strength}", "not from 0 to 1", "give 1 for all of the denoising, 0 for none")
-        share = np.float32(strength)
-        return replace(self, function=lambda image: image + share * (self.function(image) - image))
+        strength = trusted(values, grey) if self.strength is None else self.strength
+        blended = grey if strength == 1 else values + np.float32(strength) * (grey - values)
+        return from_float(blended, image.dtype).reshape(image.shape)
 
 
-def load(model: str | Path = DEFAULT, teacher: TeacherSettings = TeacherSettings()) -> Denoiser:
+def trusted(noisy: np.ndarray, denoised: np.ndarray) -> float:
+    """How much of what was taken out of an image (h, w, c) can have been noise, from 0 to 1.
+
+    A student that takes more than TRUST times the noise that is measured there (`tbsn.noise`) takes texture for noise.
+    """
+    if min(noisy.shape[:2]) < METHOD.patch:
+        return 1.0
+    most = TRUST * float(np.sqrt((combine([survey(noisy)]).level ** 2).mean()))
+    removed = float(np.sqrt(np.mean((noisy - denoised) ** 2)))
+    return most / removed if removed > most else 1.0
+
+
+def load(
+    model: str | Path = DEFAULT, teacher: TeacherSettings = TeacherSettings(), strength: float | None = None
+) -> Denoiser:
     """A denoiser by name (``default`` and ``unet``: the students in the package, fast and of the paper's shape) or
     path: an ONNX file, or with torch a safetensors file or the folder of a run. A blind-spot network runs as a teacher
-    with the settings ``teacher``.
+    with the settings ``teacher``. ``strength`` is how much of the noise to take, from 0 to 1; by default as much as
+    there can be, see `trusted`.
 
-    Raises `InputError` for a model that is missing, damaged, a pickle, or of another version.
+    Raises `InputError` for a model that is missing, damaged, a pickle, or of another version, and for a strength
+    outside [0, 1].
     """
-    path = find(model)
+    if strength is not None and not 0 <= strength <= 1:
+        raise InputError(f"strength {strength}", "not from 0 to 1", "give 1 for all of the noise, 0 for none")
+    return replace(_load(find(model), teacher), strength=strength)
+
+
+def _load(path: Path, teacher: TeacherSettings) -> Denoiser:
     if path.suffix in PICKLES:
         raise InputError(path, "is a pickle, which can run code", "make a safetensors file of it with `tbsn convert`")
     if path.suffix == ".onnx":
