@@ -1,8 +1,6 @@
 """A run: a folder with its recipe, its log, its checkpoints and the weights that came of it."""
 
-import hashlib
 import itertools
-import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,7 +12,6 @@ import numpy as np
 import torch
 import yaml
 from lightning_fabric import Fabric
-from safetensors.torch import save
 from torch import Tensor
 
 from tbsn import images
@@ -24,25 +21,19 @@ from tbsn.files import atomic, remove_partial
 from tbsn.network import TBSN
 from tbsn.network.files import MODEL, Network, Student, build, load_network
 from tbsn.settings import TeacherSettings
-from tbsn.teacher import BlindNetwork, as_numpy, of_network, targets
-from tbsn.tiles import tiled
-from tbsn.training import losses
+from tbsn.teacher import BlindNetwork, as_numpy, of_network
+from tbsn.training import kept, losses
 from tbsn.training.data import Crops, Renoised, split
-from tbsn.training.fit import Loss, computes_bf16, fit
-from tbsn.training.light import Curve
-from tbsn.training.noise_model import missed_power
-from tbsn.training.photos import Photos, cached, cached_arrays, cached_folder, facts
+from tbsn.training.fit import Loss, fit
+from tbsn.training.photos import Photos, cached_arrays, cached_folder, facts
 from tbsn.training.processes import made_by_first, open_fabric, record_start
-from tbsn.training.progress import progress
-from tbsn.training.recipe import DistillRecipe, FitSettings, RenoiseRecipe, Settings, TargetSettings, TrainRecipe
+from tbsn.training.recipe import DistillRecipe, FitSettings, RenoiseRecipe, Settings, TrainRecipe
 
 Source = Path | Sequence[np.ndarray]
 Recipe = TrainRecipe | DistillRecipe | RenoiseRecipe
 
 SAMPLE = 256
 HELD_BACK = 8
-MEASURED = 16
-POWER = "power.json"
 DIFFERENT = "use the same settings, another folder with -o, or add --accept-changes"
 
 
@@ -95,7 +86,7 @@ def distill(source: Source, teachers: Sequence[Path], run: Path, recipe: Distill
         return open_photos(source, run, recipe.network.channels, recipe.fit.crop, teachers[0])
 
     photos = made_by_first(fabric, prepare)
-    taught = made_by_first(fabric, lambda: _targets(networks, photos, recipe.targets, run, fabric.device))
+    taught = made_by_first(fabric, lambda: kept.targets(networks, photos, recipe.targets, run, fabric.device))
     return _fit(run, recipe, losses.distillation, partial(Crops, [photos, taught]), photos, places, fabric, start)
 
 
@@ -106,7 +97,7 @@ def renoise(source: Source, models: Sequence[str | Path], run: Path, recipe: Ren
     run.
     """
     _check_multiple(recipe.fit.crop, recipe.network.multiple, recipe.fit.crop, 1)
-    denoiser = mean_of([load(model, strength=1) for model in models])
+    denoiser = kept.mean_of([load(model, strength=1) for model in models])
     weights = b"".join((file / MODEL if file.is_dir() else file).read_bytes() for file in map(find, models))
     fabric = open_fabric(start.device, run)
     places = share(recipe.fit, fabric)
@@ -116,33 +107,11 @@ def renoise(source: Source, models: Sequence[str | Path], run: Path, recipe: Ren
         return open_photos(source, run, recipe.network.channels, recipe.fit.crop)
 
     photos = made_by_first(fabric, prepare)
-    stamp = hashlib.sha256(photos.stamp.encode() + weights).hexdigest()
-    estimates = made_by_first(fabric, lambda: _kept(denoiser, stamp, photos, run / "estimates", fabric.device))
+    estimates = made_by_first(fabric, lambda: kept.estimates(denoiser, weights, photos, run, fabric.device))
     how = recipe.pairs
-    power = fabric.broadcast(_missed_power(denoiser, photos, estimates, how.curve) if fabric.is_global_zero else [])
+    power = fabric.broadcast(kept.power(denoiser, photos, estimates, how.curve) if fabric.is_global_zero else [])
     cut = partial(Renoised, photos, estimates, how=how, power=power)
     return _fit(run, recipe, losses.renoised, cut, photos, places, fabric, start)
-
-
-def mean_of(denoisers: Sequence[Callable[[np.ndarray], np.ndarray]]) -> Callable[[np.ndarray], np.ndarray]:
-    """What several denoisers make of a float image, on average."""
-    return lambda image: np.mean([denoise(image) for denoise in denoisers], axis=0)
-
-
-def _missed_power(
-    denoiser: Callable[[np.ndarray], np.ndarray], photos: Photos, estimates: Photos, curve: Curve
-) -> list[float]:
-    """See `missed_power`: of photos from all over the set, kept beside the estimates."""
-    file = estimates.directory / POWER
-    known = json.loads(file.read_text()) if file.exists() else {}
-    if known.get("stamp") != (stamp := f"{estimates.stamp} {curve}"):
-        chosen = np.unique(np.linspace(0, len(photos) - 1, MEASURED).astype(int)).tolist()
-        pairs = [(images.to_float(photos[i]), images.to_float(estimates[i])) for i in chosen]
-        power = missed_power(denoiser, pairs, np.random.default_rng(0), curve)
-        known = {"stamp": stamp, "power": power.tolist()}
-        with atomic(file) as partial_file:
-            partial_file.write_text(json.dumps(known))
-    return known["power"]
 
 
 def _blind_network(path: Path, channels: int) -> BlindNetwork:
@@ -276,34 +245,6 @@ def open_photos(source: Source, run: Path, channels: int, crop: int, other: Path
             file.writelines(f"{reason}\n" for reason in itertools.chain(photos.skipped(), reasons))
         print(f"{count} images cannot be used and are left out: see {skipped}", file=sys.stderr)
     return photos
-
-
-def _targets(
-    teachers: Sequence[BlindNetwork], photos: Photos, settings: TargetSettings, run: Path, device: torch.device
-) -> Photos:
-    weights = b"".join(
-        save({name: value.cpu().contiguous() for name, value in bsn.state_dict().items()}) for bsn in teachers
-    )
-    stamp = hashlib.sha256(f"{settings.model_dump_json()} {photos.stamp}".encode() + weights).hexdigest()
-    networks, s = [bsn.to(device) for bsn in teachers], settings
-    teach = tiled(as_numpy(targets(networks, s.pd, s.estimate, s.refinements, s.holes, s.seed), device))
-    return _kept(teach, stamp, photos, run / "targets", device)
-
-
-def _kept(
-    denoiser: Callable[[np.ndarray], np.ndarray], stamp: str, photos: Photos, cache: Path, device: torch.device
-) -> Photos:
-    """What a denoiser makes of photos, as 16-bit images in a cache folder; goes on where it was stopped."""
-
-    def made(first: int) -> Iterator[tuple[str, np.ndarray]]:
-        with progress(cache.name.removesuffix("s"), len(photos), first) as report:
-            for index in range(first, len(photos)):
-                with torch.autocast(device.type, torch.bfloat16, enabled=computes_bf16(device)):
-                    result = denoiser(images.to_float(photos[index]))
-                yield photos.name(index), images.from_float(result, np.dtype(np.uint16))
-                report(index + 1, "")
-
-    return cached(made, cache, stamp)
 
 
 def _check_multiple(side: int, multiple: int, crop: int, pd: int) -> None:

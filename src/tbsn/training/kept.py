@@ -1,0 +1,77 @@
+"""What models make of the photos of a run, computed once and kept in its folder."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save
+
+from tbsn import images, teacher
+from tbsn.files import atomic
+from tbsn.teacher import BlindNetwork, as_numpy
+from tbsn.tiles import tiled
+from tbsn.training.fit import computes_bf16
+from tbsn.training.light import Curve
+from tbsn.training.noise_model import missed_power
+from tbsn.training.photos import Photos, cached
+from tbsn.training.progress import progress
+from tbsn.training.recipe import TargetSettings
+
+Denoiser = Callable[[np.ndarray], np.ndarray]
+MEASURED = 16
+POWER = "power.json"
+
+
+def targets(
+    teachers: Sequence[BlindNetwork], photos: Photos, settings: TargetSettings, run: Path, device: torch.device
+) -> Photos:
+    """What blind-spot networks say, for `losses.distillation`."""
+    weights = b"".join(
+        save({name: value.cpu().contiguous() for name, value in bsn.state_dict().items()}) for bsn in teachers
+    )
+    stamp = hashlib.sha256(f"{settings.model_dump_json()} {photos.stamp}".encode() + weights).hexdigest()
+    networks, s = [bsn.to(device) for bsn in teachers], settings
+    teach = tiled(as_numpy(teacher.targets(networks, s.pd, s.estimate, s.refinements, s.holes, s.seed), device))
+    return _kept(teach, stamp, photos, run / "targets", device)
+
+
+def mean_of(denoisers: Sequence[Denoiser]) -> Denoiser:
+    """What several denoisers make of a float image, on average."""
+    return lambda image: np.mean([denoise(image) for denoise in denoisers], axis=0)
+
+
+def estimates(denoiser: Denoiser, weights: bytes, photos: Photos, run: Path, device: torch.device) -> Photos:
+    """What a denoiser with these weights makes of the photos."""
+    stamp = hashlib.sha256(photos.stamp.encode() + weights).hexdigest()
+    return _kept(denoiser, stamp, photos, run / "estimates", device)
+
+
+def power(denoiser: Denoiser, photos: Photos, estimates: Photos, curve: Curve) -> list[float]:
+    """See `missed_power`: of photos from all over the set, kept beside the estimates."""
+    file = estimates.directory / POWER
+    known = json.loads(file.read_text()) if file.exists() else {}
+    if known.get("stamp") != (stamp := f"{estimates.stamp} {curve}"):
+        chosen = np.unique(np.linspace(0, len(photos) - 1, MEASURED).astype(int)).tolist()
+        pairs = [(images.to_float(photos[i]), images.to_float(estimates[i])) for i in chosen]
+        factors = missed_power(denoiser, pairs, np.random.default_rng(0), curve)
+        known = {"stamp": stamp, "power": factors.tolist()}
+        with atomic(file) as partial_file:
+            partial_file.write_text(json.dumps(known))
+    return known["power"]
+
+
+def _kept(denoiser: Denoiser, stamp: str, photos: Photos, cache: Path, device: torch.device) -> Photos:
+    """What a denoiser makes of photos, as 16-bit images in a cache folder; goes on where it was stopped."""
+
+    def made(first: int) -> Iterator[tuple[str, np.ndarray]]:
+        with progress(cache.name.removesuffix("s"), len(photos), first) as report:
+            for index in range(first, len(photos)):
+                with torch.autocast(device.type, torch.bfloat16, enabled=computes_bf16(device)):
+                    result = denoiser(images.to_float(photos[index]))
+                yield photos.name(index), images.from_float(result, np.dtype(np.uint16))
+                report(index + 1, "")
+
+    return cached(made, cache, stamp)
