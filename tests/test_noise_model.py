@@ -134,3 +134,13 @@ def test_plain_noise_has_the_mean_0_and_no_more_than_its_strength() -> None:
         noise = plain_noise(image, np.random.default_rng(seed))
         assert noise.dtype == np.float32 and noise.shape == image.shape
         assert abs(noise.mean()) < 5e-3 and noise.std() < 1.1 * STRONGEST
+
+
+def test_an_estimate_that_is_quite_flat_in_parts_is_no_trouble() -> None:
+    random = np.random.default_rng(8)
+    estimate = np.full((256, 256, 3), 0.3, np.float32)
+    estimate[:, :100] = random.random((256, 100, 3))
+    estimate[:, 100:110] += (random.random((256, 10, 3)) < 0.5) / np.float32(65535)  # a running sum falls below 0
+    noisy = estimate + 0.02 * random.standard_normal(estimate.shape, dtype=np.float32)
+    model = NoiseModel.fit(noisy, estimate, 64)
+    assert np.isfinite(model.quantiles).all() and np.isfinite(model.draw(estimate[:64, -64:], random)).all()

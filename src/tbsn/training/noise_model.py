@@ -206,7 +206,7 @@ def _windows(height: int, width: int) -> list[tuple[slice, slice]]:
 def _flatness(image: np.ndarray) -> np.ndarray:
     """How strongly an image (h, w, c) changes around each pixel (h, w); little is flat."""
     rows, columns = np.gradient(gaussian_filter(image, (1, 1, 0)), axis=(0, 1))
-    return np.sqrt(uniform_filter((rows**2 + columns**2).sum(axis=2), 9))
+    return np.sqrt(np.maximum(uniform_filter((rows**2 + columns**2).sum(axis=2), 9), 0))  # its running sum errs below 0
 
 
 def _quantiles(
@@ -219,7 +219,7 @@ def _quantiles(
     to_light, from_light = CURVES[curve]
     brightness, quantiles, shift = [], [], []
     for level, part in enumerate(np.array_split(np.argsort(shown, kind="stable"), LEVELS)):
-        flat = part[activity[part] <= np.quantile(activity[part], FLAT)]
+        flat = part[activity[part] <= np.quantile(activity[part], FLAT, method="higher")]
         brightness.append(shown[part].mean() + 1e-6 * level)  # rising, whatever the image
         quantiles.append(np.quantile(noise[flat], norm.cdf(SCORES)) + 1e-6 * np.arange(len(SCORES)))
         noisy, estimated = (from_light(to_light(image).mean()) for image in (shown[flat] + noise[flat], shown[flat]))
