@@ -140,6 +140,14 @@ def test_weights_that_diverge_end_with_code_4(blocks: Path, tmp_path: Path) -> N
     assert state is None or all(value.isfinite().all() for value in state["network"].values())
 
 
+def test_an_error_in_a_data_worker_ends_the_run(tmp_path: Path) -> None:
+    script = Path(__file__).with_name("failing_worker.py")
+    done = subprocess.run(
+        [sys.executable, str(script), str(tmp_path)], capture_output=True, text=True, check=False, timeout=90
+    )
+    assert done.returncode == 1 and "no such crop" in done.stderr
+
+
 def test_max_time_ends_with_the_schedule_finished(
     blocks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,7 +4,7 @@ import json
 import math
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -245,10 +245,14 @@ def _agreed(fabric: Fabric, stop: int, seconds: float) -> tuple[int, float]:
     return int(values[0]), float(values[1])
 
 
-def loader(batches: Dataset[tuple[Tensor, ...]], settings: FitSettings, start: int) -> DataLoader[Any]:
+def loader(batches: Dataset[tuple[Tensor, ...]], settings: FitSettings, start: int) -> Iterator[Any]:
     """Batches from number ``start`` on; by ``settings.workers`` processes, or else by this one."""
     workers: dict[str, Any] = {}
     if settings.workers:
         workers = {"multiprocessing_context": "spawn", "persistent_workers": True, "worker_init_fn": ignore_signals}
     steps = range(start, settings.steps)
-    return DataLoader(batches, batch_size=None, sampler=steps, num_workers=settings.workers, **workers)
+    try:
+        yield from DataLoader(batches, batch_size=None, sampler=steps, num_workers=settings.workers, **workers)
+    except BaseException as error:
+        # Its traceback would keep the workers, and as they ignore SIGTERM this process would wait for them at its end.
+        raise error.with_traceback(None)  # noqa: B904
