@@ -20,6 +20,7 @@ import typer
 import tbsn
 from tbsn import images, metrics
 from tbsn.denoiser import find
+from tbsn.encoding import write
 from tbsn.evaluation.baselines import BASELINES
 from tbsn.evaluation.pairs import evaluate, find_pairs
 
@@ -78,7 +79,7 @@ def draw(path: Path, pairs: list[tuple[Path, Path]], methods: dict[str, Callable
         noisy, clean = (images.to_float(images.read(one).pixels) for one in (noisy_path, clean_path))
         seen = [noisy, *(denoise(noisy) for denoise in methods.values()), clean]
         rows.append(np.concatenate([one[PART, PART].repeat(ZOOM, 0).repeat(ZOOM, 1) for one in seen], axis=1))
-    images.write(path, images.from_float(np.concatenate(rows), np.dtype(np.uint8)))
+    write(path, images.from_float(np.concatenate(rows), np.dtype(np.uint8)))
 
 
 if __name__ == "__main__":

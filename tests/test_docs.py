@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from conftest import EXAMPLES
-from tbsn import images
+from tbsn import encoding, images
 
 DOCS = Path(__file__).parents[1] / "docs"
 SECONDS = {"1h": "8s", "30m": "12s"}
@@ -21,7 +21,7 @@ def test_a_newcomers_first_steps(tmp_path: Path) -> None:
     photo = images.read(EXAMPLES / "pepper.png").pixels
     for i in range(20):
         top, left = 200 * (i // 5), 200 * (i % 5)
-        images.write(tmp_path / "photos" / f"{i:02}.png", photo[top : top + 200, left : left + 200])
+        encoding.write(tmp_path / "photos" / f"{i:02}.png", photo[top : top + 200, left : left + 200])
     lines = re.findall(r"^    (tbsn .*)$", (DOCS / "first-steps.md").read_text(), re.MULTILINE)
     assert [line.split()[1] for line in lines] == [
         "diagnose",

@@ -1,15 +1,15 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tbsn.tiles import plan, reflected, tiled
+from tbsn.tiles import Tiling, reflected, stream, tiled
 
 
 @given(st.integers(1, 5000), st.integers(400, 800), st.integers(0, 60), st.integers(1, 60))
 def test_weights_sum_to_one_everywhere(length: int, size: int, margin: int, feather: int) -> None:
     total = np.zeros(length)
-    for place, weight in plan(length, size, margin, feather):
+    for place, weight in Tiling(size, margin, feather).plan(length):
         assert 0 < place.stop - place.start <= size
         total[place] += weight
     np.testing.assert_allclose(total, 1, atol=1e-6)
@@ -23,16 +23,33 @@ def test_a_local_function_is_the_same_in_tiles() -> None:
             sum(np.roll(np.pad(x, ((9, 9), (9, 9), (0, 0)), "reflect"), s, (0, 1))[9:-9, 9:-9] for s in (-9, 0, 9)) / 3
         )
 
-    np.testing.assert_allclose(tiled(shifts, size=128, margin=16, feather=16)(image), shifts(image), atol=1e-6)
+    np.testing.assert_allclose(tiled(shifts, Tiling(128, 16, 16))(image), shifts(image), atol=1e-6)
 
 
 def test_tiles_start_where_a_network_that_halves_its_input_can() -> None:
-    assert all(place.start % 32 == 0 for place, _ in plan(10_000, 768, 48, 32))
+    assert all(place.start % 32 == 0 for place, _ in Tiling().plan(10_000))
+
+
+@given(st.integers(1, 300), st.integers(1, 300))
+@settings(max_examples=30, deadline=None)
+def test_a_stream_asks_for_each_row_once_and_gives_it_back_in_order(height: int, width: int) -> None:
+    image = np.random.default_rng(0).random((height, width, 2), np.float32)
+    asked = []
+
+    def rows(top: int, bottom: int) -> np.ndarray:
+        asked.append((top, bottom))
+        return image[top:bottom]
+
+    given_, made = zip(*stream(lambda tile: 2 * tile, rows, (height, width), Tiling(96, 16, 8)), strict=True)
+    assert [top for top, _ in asked] == [0, *(bottom for _, bottom in asked[:-1])] and asked[-1][1] == height
+    assert np.array_equal(np.concatenate(given_), image)
+    np.testing.assert_allclose(np.concatenate(made), 2 * image, rtol=1e-6)
+    assert max(map(len, given_)) <= 96
 
 
 def test_too_large_an_overlap_is_refused() -> None:
     with pytest.raises(ValueError, match="overlap"):
-        plan(100, 64, 32, 8)
+        Tiling(64, 32, 8)
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 3), (1, 9, 1), (7, 5, 3), (64, 33, 3)])

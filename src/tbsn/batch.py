@@ -1,77 +1,211 @@
-"""Files in, files out."""
+"""Files in, files out: one bad file never stops the rest."""
 
-from collections.abc import Iterator
+import hashlib
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
 from pathlib import Path
+from threading import Lock
+from typing import Any, Literal
 
-from tbsn import images
-from tbsn.denoiser import Denoiser
-from tbsn.errors import InputError
+import numpy as np
 
-SUFFIX = "_denoised"
+from tbsn.denoiser import Denoiser, middle
+from tbsn.encoding import Encoding, check_holds, write_rows
+from tbsn.errors import InputError, NoRoomError, Stopped, UnexpectedError
+from tbsn.images import Photo, open_photo
+from tbsn.plan import Job
+from tbsn.scale import scale_of
+from tbsn.tiles import Rows
+
+AT_ONCE = 2  # one is read or written while the other is computed
+STRIP = 512
+NO_MEMORY = ("bad_alloc", "bad allocation", "Failed to allocate", "failed to allocate", "Out of memory")
+
+Report = Callable[[Job, float], None]
 
 
-def plan(inputs: list[Path], output: Path | None, overwrite: bool) -> list[tuple[Path, Path | InputError]]:
-    """Where the result of each input file goes, or why it cannot.
+@dataclass(frozen=True)
+class Settings:
+    """How files are denoised: their ``encoding``; ``nan`` and infinite values are an "error", or "keep" theirs.
 
-    Without an output ``photo_denoised.png`` beside ``photo.png``; a folder keeps the names, and the structure of input
-    folders; a file name takes the one input. Raises `InputError` if there is no input, or several for one output file.
+    Tiles are made as small as about ``memory`` bytes need it.
     """
-    sources = [(path, root if root.is_dir() else root.parent) for root in inputs for path in images.find([root])]
-    sources = [(path, root) for path, root in sources if output or not path.stem.endswith(SUFFIX) or path == root]
-    if not sources:
+
+    encoding: Encoding = Encoding()
+    nan: Literal["error", "keep"] = "error"
+    memory: float = 1.5e9
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of a job: nothing went wrong, or an ``error``; of so many ``pixels``, in so many ``seconds``."""
+
+    job: Job
+    error: InputError | None = None
+    pixels: int = 0
+    seconds: float = 0.0
+
+    @property
+    def status(self) -> Literal["done", "skipped", "stopped", "failed"]:
+        """In one word."""
+        if self.error is None:
+            return "skipped" if self.job.skipped else "done"
+        return "stopped" if isinstance(self.error, Stopped) else "failed"
+
+
+def denoise_file(
+    denoise: Denoiser,
+    source: Path,
+    target: Path,
+    settings: Settings = Settings(),
+    watch: Callable[[float], None] = lambda share: None,
+) -> int:
+    """Denoise one image file into another of the same depth, with its metadata, and return how many pixels it has.
+
+    Only some rows of it are in memory at a time. ``watch`` is told of each share of the file that is done, and may
+    raise. Raises `InputError`; then there is no ``target``.
+    """
+    photo = open_photo(source, denoise.channels)
+    height, width, channels = photo.shape
+    if channels not in (1, denoise.channels):
         raise InputError(
-            inputs[0], "no images in this folder", f"name files or folders with {' '.join(images.SUFFIXES)}"
+            source, f"has {channels} channels, the model {denoise.channels}", "train a model on such images"
         )
-    to_file = output is not None and output.suffix.lower() in images.SUFFIXES and not output.is_dir()
-    if to_file and len(sources) > 1:
-        raise InputError(output, f"is one file for {len(sources)} inputs", "name a folder with -o")
-    planned: list[tuple[Path, Path | InputError]] = []
-    taken: dict[Path, Path] = {}
-    for path, root in sources:
-        target = _target(path, root, output, to_file)
-        refusal = _refusal(path, target, overwrite, taken.get(target))
-        taken.setdefault(target, path)
-        planned.append((path, refusal or target))
-    return planned
+    check_holds(target, photo.dtype, channels + photo.alpha, photo.pages)
+    scale = scale_of(photo.dtype, height * width * channels * photo.pages, _strips(photo))
+    strength = denoise.strength
+    if strength is None:
+        rows, columns = middle((height, width))
+        strength = denoise.strength_for(photo.rows()(rows.start, min(rows.stop, height))[:, columns], scale)
 
+    def parts() -> Iterator[np.ndarray]:
+        rows = photo.rows() if settings.nan == "keep" else _finite(photo)
+        for first in range(0, height * photo.pages, height):
+            page = partial(_shifted, rows, first)
+            for part in denoise.stream(page, (height, width), scale, strength):
+                watch(len(part) / height / photo.pages)
+                yield part
 
-def denoise_file(denoise: Denoiser, source: Path, target: Path) -> None:
-    """Denoise one image file into another of the same depth, with its metadata. Raises `InputError`."""
-    photo = images.read(source, denoise.channels)
-    if (found := photo.pixels.shape[2]) not in (1, denoise.channels):
-        raise InputError(source, f"has {found} channels, the model {denoise.channels}", "train a model on such images")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(target, f"cannot write here ({error.strerror})", "choose a writable folder with -o") from error
-    images.write(target, denoise(photo.pixels), photo)
+    denoise = denoise.within(settings.memory, width)
+    _make_folder(target.parent)
+    write_rows(target, parts(), photo.shape, photo.dtype, photo, settings.encoding)
+    return height * width * photo.pages
 
 
 def denoise_files(
-    denoise: Denoiser, planned: list[tuple[Path, Path | InputError]]
-) -> Iterator[tuple[Path, Path | InputError]]:
-    """Work through a plan, one bad file never stopping the rest; each input with its result or what was wrong."""
-    for source, target in planned:
+    denoise: Denoiser,
+    jobs: Iterable[Job],
+    settings: Settings = Settings(),
+    received: Callable[[], int] = lambda: 0,
+    report: Report = lambda job, share: None,
+) -> Iterator[Result]:
+    """Work through jobs, and give the result of each in order; reading, computing and writing overlap.
+
+    ``received`` is the number of a signal once there is one: then files that were begun are given up, none of them half
+    written, and no other is begun. ``report`` is told of each share of a file that is done. A full disk ends the work.
+    """
+    denoise = replace(denoise, function=_one_at_a_time(denoise.function))
+
+    def work(job: Job) -> Result:
+        began = time.monotonic()
+
+        def watch(share: float) -> None:
+            if number := received():
+                raise Stopped(job.source, "stopped", "the same command with --skip-existing goes on", number)
+            report(job, share)
+
         try:
-            if isinstance(target, InputError):
-                raise target
-            denoise_file(denoise, source, target)
-            yield source, target
+            if job.refused:
+                raise job.refused
+            pixels = 0 if job.skipped else denoise_file(denoise, job.source, job.target, settings, watch)
         except InputError as error:
-            yield source, error
+            return Result(job, error, seconds=time.monotonic() - began)
+        except Exception as error:  # of a library: one file must not stop the others, and its message is not ours
+            return Result(job, _unexpected(job.source, error), seconds=time.monotonic() - began)
+        return Result(job, None, pixels, time.monotonic() - began)
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        waiting, running = iter(jobs), deque[Future[Result]]()
+        while True:
+            room = 0 if received() else AT_ONCE - len(running)
+            running.extend(pool.submit(work, job) for job in islice(waiting, room))
+            if not running:
+                return
+            result = running.popleft().result()
+            if isinstance(result.error, NoRoomError) and result.error.disk:
+                waiting = iter(())
+            yield result
 
 
-def _target(path: Path, root: Path, output: Path | None, to_file: bool) -> Path:
-    if output is None:
-        return path.with_name(f"{path.stem}{SUFFIX}{path.suffix}")
-    return output if to_file else output / path.relative_to(root)
+def record(result: Result) -> dict[str, Any]:
+    """What was done to which content, when, and what came of it."""
+    source, unread = result.job.source, result.job.skipped or result.status == "stopped"
+    return {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "input": os.fspath(source),
+        "input_sha256": None if unread or not source.is_file() else sha256(source),
+        "output": os.fspath(result.job.target),
+        "status": result.status,
+        "error": str(result.error) if result.error else None,
+        "pixels": result.pixels,
+        "seconds": round(result.seconds, 3),
+    }
 
 
-def _refusal(path: Path, target: Path, overwrite: bool, other: Path | None) -> InputError | None:
-    if other is not None:
-        return InputError(path, f"would be written to {target}, as {other} is", "denoise them into different folders")
-    if target.exists() and target.resolve() == path.resolve():
-        return InputError(path, "output and input are the same file", "choose another output with -o")
-    if target.exists() and not overwrite:
-        return InputError(target, "exists already", "add --overwrite, or choose another output with -o")
-    return None
+def sha256(path: Path) -> str:
+    """Of the content of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _one_at_a_time(function: Callable[[np.ndarray], np.ndarray]) -> Callable[[np.ndarray], np.ndarray]:
+    """The network uses all cores by itself: two of them at once would only be in each other's way."""
+    lock = Lock()
+
+    def run(image: np.ndarray) -> np.ndarray:
+        with lock:
+            return function(image)
+
+    return run
+
+
+def _unexpected(source: Path, error: Exception) -> InputError:
+    reason = f"{type(error).__name__}: {error}"
+    if isinstance(error, MemoryError) or any(words in reason for words in NO_MEMORY):
+        return NoRoomError(source, "does not fit into memory", "give --max-memory, for smaller tiles", disk=False)
+    return UnexpectedError(source, reason, "please report this, with the file if you can")
+
+
+def _shifted(rows: Rows, first: int, top: int, bottom: int) -> np.ndarray:
+    return rows(first + top, first + bottom)
+
+
+def _finite(photo: Photo) -> Rows:
+    rows = photo.rows()
+
+    def read(top: int, bottom: int) -> np.ndarray:
+        part = rows(top, bottom)
+        if part.dtype.kind == "f" and not np.isfinite(part).all():
+            raise InputError(photo.path, "has NaN or infinite values", "replace them, or add --nan keep")
+        return part
+
+    return read
+
+
+def _strips(photo: Photo) -> Iterator[np.ndarray]:
+    rows, height = photo.rows(), photo.shape[0] * photo.pages
+    for top in range(0, height, STRIP):
+        yield rows(top, min(top + STRIP, height))
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(folder, f"cannot write here ({error.strerror})", "choose a writable folder with -o") from error

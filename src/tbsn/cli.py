@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
@@ -45,31 +46,51 @@ def main(
 @app.command()
 def denoise(
     inputs: Annotated[
-        list[Path], typer.Argument(metavar="INPUT...", help="Image files or folders.", show_default=False)
+        list[Path], typer.Argument(metavar="INPUT...", help="Image files or folders; - is standard input.")
     ],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="File or folder. [default: NAME_denoised beside the input]")
+        Path | None,
+        typer.Option("--output", "-o", help="File or folder, or -. [default: NAME_denoised beside the input]"),
     ] = None,
     model: Model = "default",
-    strength: Annotated[
-        float | None, typer.Option(help="How much to take out: 0 to 1. [default: as much as is noise]", min=0, max=1)
-    ] = None,
+    strength: Annotated[str, typer.Option(help="How much to take out: 0 to 1, or auto: as much as is noise.")] = "1",
+    suffix: Annotated[str, typer.Option(help="What names get without --output.")] = "_denoised",
+    format_: Annotated[str, typer.Option("--format", help="png, jpg, tif, webp or npy. [default: the input's]")] = "",
+    quality: Annotated[int, typer.Option(help="Of JPEG and WebP.", min=1, max=100)] = 95,
+    strip_metadata: Annotated[bool, typer.Option("--strip-metadata", help="Leave out EXIF, XMP, IPTC.")] = False,
+    nan: Annotated[str, typer.Option(help="NaN and infinite values: error, or keep them.")] = "error",
+    recursive: Annotated[bool, typer.Option(help="Search folders below folders too.")] = True,
     overwrite: Overwrite = False,
+    skip_existing: Annotated[bool, typer.Option("--skip-existing", help="Leave out what has its output.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would go where.")] = False,
+    shard: Annotated[str, typer.Option(help="Work on the k-th of n shares of the inputs, as in 3/16.")] = "1/1",
+    max_memory: Annotated[str, typer.Option(help="Keep to about this much, as in 800MB or 2GB.")] = "",
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show errors only.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show pixels and seconds of each file.")] = False,
 ) -> None:
     """Denoise images: same format, bit depth and metadata."""
-    from tbsn import batch
+    from tbsn import session
     from tbsn.denoiser import load
+    from tbsn.plan import Output, check_writable, plan
+    from tbsn.streams import STREAM, files_for_streams
 
-    planned = batch.plan(inputs, output, overwrite)
-    failed = 0
-    for source, result in batch.denoise_files(load(model, strength=strength), planned):
-        if isinstance(result, InputError):
-            failed += 1
-            print(f"error: {result}", file=sys.stderr)
-        else:
-            print(f"{source} -> {result}")
-    if failed:
-        raise typer.Exit(SOME_FAILED)
+    amount = None if strength == "auto" else _number("--strength", strength)
+    settings = session.settings(quality, strip_metadata, nan, _bytes(max_memory))
+    if overwrite and skip_existing:
+        raise InputError("--overwrite --skip-existing", "do not go together", "give one of them")
+    exists = "replace" if overwrite else "skip" if skip_existing else "refuse"
+    where = Output(output, suffix, _format(format_), exists)
+    with files_for_streams(inputs, where) as (files, where):
+        jobs = plan(files, where, recursive, _share(shard))
+        if dry_run:
+            raise typer.Exit(session.show(jobs))
+        check_writable(where)
+        loudness = 0 if quiet or STREAM in (output, *inputs) else 1 + verbose
+        denoiser = load(model, strength=amount)
+        log = session.Log.of(where, shard, model, strength=strength, settings=asdict(settings))
+        code = session.run(denoiser, jobs, settings, log, loudness)
+    if code:
+        raise typer.Exit(code)
 
 
 @app.command()
@@ -273,6 +294,39 @@ def _stride(pd: str, folder: Path, run: Path, channels: int) -> int:
     if not pd.isdecimal() or int(pd) == 0:
         raise InputError(f"--pd {pd}", "not a PD stride", "give a number of at least 1, or auto")
     return int(pd)
+
+
+def _number(option: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise InputError(f"{option} {text}", "not a number", "give one from 0 to 1, or auto") from None
+
+
+def _bytes(memory: str) -> float:
+    """``800MB`` or ``2GB`` in bytes; nothing is the default."""
+    number, unit = memory[:-2], {"MB": 1e6, "GB": 1e9}.get(memory[-2:].upper())
+    if not memory:
+        return 0
+    if unit is None or not number.replace(".", "", 1).isdigit() or float(number) == 0:
+        raise InputError(f"--max-memory {memory}", "not an amount of memory", "write for example 800MB or 2GB")
+    return float(number) * unit
+
+
+def _format(name: str) -> str | None:
+    from tbsn.images import SUFFIXES
+
+    suffix = f".{name.lower().removeprefix('.')}"
+    if name and suffix not in SUFFIXES:
+        raise InputError(f"--format {name}", "unknown", f"use one of {' '.join(known[1:] for known in SUFFIXES)}")
+    return suffix if name else None
+
+
+def _share(shard: str) -> tuple[int, int]:
+    part, _, parts = shard.partition("/")
+    if not (part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts)):
+        raise InputError(f"--shard {shard}", "not a share", "write k/n with k from 1 to n, as in 3/16")
+    return int(part), int(parts)
 
 
 def _refuse_existing(output: Path, overwrite: bool) -> None:

@@ -1,22 +1,27 @@
 """Denoisers for numpy images: the ONNX students, and, if torch is there, every model file."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
 from tbsn.errors import InputError
 from tbsn.files import ONNX_FORMAT
-from tbsn.images import from_float, to_float
 from tbsn.noise import METHOD, combine, survey
+from tbsn.scale import Scale, scale_of
 from tbsn.settings import TeacherSettings
-from tbsn.tiles import reflected, tiled
+from tbsn.tiles import Rows, Tiling, reflected, stream, tiled
 
 PRETRAINED = Path(__file__).parent / "pretrained"
 DEFAULT = "default"
 TRUST = 1.5
+MIDDLE = 1024
+PIXEL_BYTES = {"FastUNet": 560, "UNet": 2300}  # of a tile, in ONNX Runtime
+ROW_BYTES = 60  # of each pixel in a row of tiles: the image, the change, the result
+PROCESS_BYTES = 1.5e8
 PICKLES = (".pth", ".pt", ".ckpt", ".pkl")
 
 
@@ -26,27 +31,60 @@ class Denoiser:
 
     ``function`` maps float32 (h, w, c) in [0, 1] to the same; ``channels`` is the c it needs. Grey images pass through
     a colour model as three equal channels. ``strength`` is how much of what the function takes out is taken, from 0 to
-    1; None is as much as there can be noise, see `trusted`.
+    1; None is as much as there can be noise, see `trusted`. Large images go through in the tiles of ``tiling``, each
+    pixel of which takes about ``pixel_bytes`` of memory.
     """
 
     function: Callable[[np.ndarray], np.ndarray]
     channels: int
     name: str
     strength: float | None = 1.0
+    tiling: Tiling = Tiling()
+    pixel_bytes: int = PIXEL_BYTES["UNet"]
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """Raises `InputError` for NaN or infinite values and a number of channels that the model does not know."""
-        values = to_float(image[..., None] if image.ndim == 2 else image)
-        if values.ndim != 3 or 0 in values.shape or values.shape[2] not in (1, self.channels):
+        pixels = image[..., None] if image.ndim == 2 else image
+        if pixels.ndim != 3 or 0 in pixels.shape or pixels.shape[2] not in (1, self.channels):
             raise InputError("image", f"has shape {image.shape}", f"give (h, w), (h, w, 1) or (h, w, {self.channels})")
-        if not np.isfinite(values).all():
+        if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
             raise InputError("image", "has NaN or infinite values", "replace them by finite ones")
+        size, scale = pixels.shape[:2], scale_of(pixels.dtype, pixels.size, [pixels])
+        strength = self.strength_for(pixels[middle(size)], scale)
+        parts = self.stream(lambda top, bottom: pixels[top:bottom], size, scale, strength)
+        return np.concatenate(list(parts)).reshape(image.shape)
+
+    def stream(self, rows: Rows, size: tuple[int, int], scale: Scale, strength: float) -> Iterator[np.ndarray]:
+        """The denoised rows of an image of ``size`` (height, width), as its ``rows`` (see `tbsn.tiles.stream`) come."""
+        change = partial(self._change, scale=scale)
+        for noisy, changed in stream(change, rows, size, self.tiling):
+            yield scale.changed(noisy, np.float32(strength) * changed)
+
+    def strength_for(self, part: np.ndarray, scale: Scale) -> float:
+        """``strength``, or what is `trusted` in this part (h, w, c) of the image if there is none."""
+        if self.strength is not None:
+            return self.strength
+        values = scale.unit(part)
+        return trusted(values, values + tiled(partial(self._change, scale=scale), self.tiling)(part))
+
+    def within(self, memory: float, width: int) -> Self:
+        """The same with tiles that need about ``memory`` bytes at most, for images of this ``width``."""
+        sizes = range(self.tiling.size, 2 * self.tiling.overlap - 1, -64)
+        needed = ((size, PROCESS_BYTES + size * (size * self.pixel_bytes + width * ROW_BYTES)) for size in sizes)
+        size = next((size for size, bytes_ in needed if bytes_ <= memory), sizes[-1])
+        return replace(self, tiling=replace(self.tiling, size=size))
+
+    def _change(self, noisy: np.ndarray, scale: Scale) -> np.ndarray:
+        values = scale.unit(noisy)
         colour = np.repeat(values, self.channels // values.shape[2], axis=2)
-        denoised = tiled(self.function)(colour)
-        grey = denoised.mean(axis=2, keepdims=True) if values.shape[2] < self.channels else denoised
-        strength = trusted(values, grey) if self.strength is None else self.strength
-        blended = grey if strength == 1 else values + np.float32(strength) * (grey - values)
-        return from_float(blended, image.dtype).reshape(image.shape)
+        change = self.function(colour) - colour
+        return change.mean(axis=2, keepdims=True) if values.shape[2] < self.channels else change
+
+
+def middle(size: tuple[int, int]) -> tuple[slice, slice]:
+    """Rows and columns of the part of an image of ``size`` (height, width) that stands for the whole."""
+    start = [max(0, (length - MIDDLE) // 2) for length in size]
+    return slice(start[0], start[0] + MIDDLE), slice(start[1], start[1] + MIDDLE)
 
 
 def trusted(noisy: np.ndarray, denoised: np.ndarray) -> float:
@@ -62,12 +100,12 @@ def trusted(noisy: np.ndarray, denoised: np.ndarray) -> float:
 
 
 def load(
-    model: str | Path = DEFAULT, teacher: TeacherSettings = TeacherSettings(), strength: float | None = None
+    model: str | Path = DEFAULT, teacher: TeacherSettings = TeacherSettings(), strength: float | None = 1.0
 ) -> Denoiser:
     """A denoiser by name (``default`` and ``unet``: the students in the package, fast and of the paper's shape) or
     path: an ONNX file, or with torch a safetensors file or the folder of a run. A blind-spot network runs as a teacher
-    with the settings ``teacher``. ``strength`` is how much of the noise to take, from 0 to 1; by default as much as
-    there can be, see `trusted`.
+    with the settings ``teacher``. ``strength`` is how much to take out, from 0 to 1; None is as much as can be noise,
+    see `trusted`.
 
     Raises `InputError` for a model that is missing, damaged, a pickle, or of another version, and for a strength
     outside [0, 1].
@@ -119,4 +157,6 @@ def _load_onnx(path: Path) -> Denoiser:
         output: Any = session.run(None, {"noisy": batch})[0]
         return output[0].transpose(1, 2, 0)
 
-    return Denoiser(reflected(run, int(facts["multiple"])), int(facts["channels"]), path.stem)
+    function = reflected(run, int(facts["multiple"]))
+    pixel_bytes = PIXEL_BYTES.get(facts.get("kind", ""), PIXEL_BYTES["UNet"])
+    return Denoiser(function, int(facts["channels"]), path.stem, pixel_bytes=pixel_bytes)

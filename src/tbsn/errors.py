@@ -10,6 +10,22 @@ class InputError(Exception):
         super().__init__(f"{name}: {' '.join(reason.split())}; {remedy}")
 
 
+class UnexpectedError(InputError):
+    """What should not have happened: a fault of ours or of a library."""
+
+    code = 1
+
+
+class NoRoomError(InputError):
+    """Memory is full, or the disk."""
+
+    code = 5
+
+    def __init__(self, name: object, reason: str, remedy: str, disk: bool = True) -> None:
+        super().__init__(name, reason, remedy)
+        self.disk = disk
+
+
 class DivergedError(InputError):
     """Training ran into a loss or weights that are not finite; the last checkpoint stays."""
 

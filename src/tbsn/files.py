@@ -10,6 +10,7 @@ from tbsn.errors import InputError
 
 PARTIAL = ".partial-"
 ONNX_FORMAT = "tbsn-onnx-1"
+MODEL = "model.safetensors"
 
 
 @contextmanager

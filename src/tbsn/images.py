@@ -1,104 +1,185 @@
-"""The one file that knows image formats: strict reading, atomic writing, metadata kept."""
+"""Image files, read strictly, whole or row by row."""
 
 import os
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pyvips
+from numpy.lib.format import MAGIC_PREFIX
 
 from tbsn.errors import InputError
-from tbsn.files import atomic
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".npy")
+RAW_SUFFIXES = (".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".pef", ".raf", ".rw2")
+LOADED_AS = {"png": ".png", "jpeg": ".jpg", "tiff": ".tif", "webp": ".webp", "gif": ".gif", "heif": ".heif"}
 MAX_PIXELS = 1 << 30
-KEPT_BLOBS = ("icc-profile-data", "exif-data", "xmp-data", "iptc-data")
 DEPTHS = {"uchar": np.uint8, "ushort": np.uint16, "float": np.float32}
 MAX_CHANNELS = 8
 CONVERT = "convert it to 8- or 16-bit grey or RGB"
+AGAIN = "copy it again from its source, or leave it out"
+
+Rows = Callable[[int, int], np.ndarray]
 
 
 @dataclass(frozen=True)
 class Photo:
-    """A decoded image file: ``pixels`` (h, w, c) uint8, uint16 or float32, and what to carry to the output."""
+    """An image file that is open; nothing of it is decoded yet.
 
-    pixels: np.ndarray
-    alpha: np.ndarray | None
-    header: pyvips.Image
+    ``shape`` (h, w, c) is that of one of its ``pages``, without ``alpha``; ``dtype`` any integer or float one. ``rows``
+    begins to decode: it gives a function from top and bottom to rows (bottom - top, w, c), to be asked for them in
+    order, the pages one after another. ``header`` is what the output inherits; None if there is nothing. ``suffix``
+    is that of its format.
+    """
+
+    path: Path
+    shape: tuple[int, int, int]
+    dtype: np.dtype
+    rows: Callable[[], Rows]
+    pages: int = 1
+    alpha: bool = False
+    header: pyvips.Image | None = None
+    suffix: str = ".tif"
+
+    @property
+    def pixels(self) -> np.ndarray:
+        """The first page, (h, w, c). Raises `InputError` if it is damaged, or not finite."""
+        pixels = self.rows()(0, self.shape[0])
+        if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
+            raise InputError(self.path, "has NaN or infinite values", "replace them by finite ones")
+        return pixels
 
 
-def find(inputs: Iterable[Path]) -> Iterator[Path]:
-    """Image files among the inputs; folders are searched recursively, hidden files left out."""
+def find(inputs: Iterable[Path], recursive: bool = True) -> Iterator[Path]:
+    """Image files among the inputs, and those in folders among them, hidden files left out."""
     for entry in inputs:
         if entry.is_dir():
             for folder, subfolders, names in os.walk(entry):
-                subfolders.sort()
+                subfolders[:] = sorted(subfolders) if recursive else []
                 for path in map(Path(folder).joinpath, sorted(names)):
-                    if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file():
+                    known = path.suffix.lower() in SUFFIXES + RAW_SUFFIXES
+                    if known and not path.name.startswith(".") and path.is_file():
                         yield path
         else:
             yield entry
 
 
 def read(path: Path, channels: int = 3) -> Photo:
-    """Decode a PNG, JPEG, TIFF or WebP file, by its content, whole or not at all.
+    """Decode a file of one image. Raises `InputError` as `open_photo` does, and if it is not whole or finite."""
+    photo = open_photo(path, channels)
+    if photo.pages > 1:
+        raise InputError(path, f"holds {photo.pages} pages", "split it into single images")
+    pixels = photo.pixels
+    return replace(photo, rows=lambda: lambda top, bottom: pixels[top:bottom])
+
+
+def open_photo(path: Path, channels: int = 3) -> Photo:
+    """Open a PNG, JPEG, TIFF, WebP or NumPy file, known by its content, or a RAW file, known by its name.
 
     Two or four channels are grey or RGB with alpha, unless just so many ``channels`` are expected, or the file says
     that it has no colour. Raises `InputError` for a missing, empty, damaged or non-image file, one of more than 8
-    channels, in another colour space, or of a depth other than 8, 16 or float 32 bits, and NaN or infinite values.
+    channels, in another colour space, or of a depth other than 8, 16 or float 32 bits.
     """
     if not path.is_file():
         raise InputError(path, "no such file" if not path.exists() else "not a file", "check the name")
     if path.stat().st_size == 0:
         raise InputError(path, "the file is empty", "copy it again from its source")
-    try:
-        image = pyvips.Image.new_from_file(str(path), access="sequential", fail_on="error")
-        _check(path, image)
-        array = image.numpy()
-    except pyvips.Error as error:
-        raise InputError(path, _reason(error), "copy it again from its source, or leave it out") from error
-    array = array.reshape(image.height, image.width, image.bands)
-    if array.dtype == np.float32 and not np.isfinite(array).all():
-        raise InputError(path, "has NaN or infinite values", "replace them by finite ones")
-    coloured = image.bands == 2 or image.interpretation not in ("b-w", "grey16")
-    if image.bands in (2, 4) and coloured and image.bands != channels:
-        return Photo(array[..., :-1], array[..., -1:], image)
-    return Photo(array, None, image)
+    if _is_array(path):
+        return _open_array(path)
+    if path.suffix.lower() in RAW_SUFFIXES:
+        return _develop(path)
+    image = load(path)
+    _check(path, image)
+    pages = int(str(image.get("n-pages"))) if image.get_typeof("n-pages") else 1
+    if pages > 1:
+        if loaded_as(image) != ".tif":
+            raise InputError(path, f"holds {pages} pages, an animation", "take single images out of it")
+        image = load(path, n=-1)
+        pages = image.height // image.get_page_height()
+    alpha = _has_alpha(image, channels)
+    shape = image.height // pages, image.width, image.bands - alpha
+    rows = partial(_rows, path, shape[2], {"n": -1} if pages > 1 else {})
+    return Photo(path, shape, np.dtype(DEPTHS[str(image.format)]), rows, pages, alpha, image, loaded_as(image))
 
 
-def write(path: Path, pixels: np.ndarray, like: Photo | None = None) -> None:
-    """Write ``pixels`` (h, w, c), with the alpha and the metadata of ``like``, whose depth they have.
+def _rows(path: Path, channels: int, options: dict[str, int]) -> Rows:
+    image = load(path, **options)
+    region = pyvips.Region.new(image)
 
-    The format follows the suffix of ``path``. The file appears whole or not at all. Raises `InputError` if it cannot be
-    written, or the format does not hold the depth.
-    """
-    if path.suffix.lower() not in SUFFIXES:
-        raise InputError(path, "unknown image format", f"use one of {' '.join(SUFFIXES)}")
-    if pixels.dtype != np.uint8 and path.suffix.lower() in (".jpg", ".jpeg", ".webp"):
-        raise InputError(path, f"{path.suffix} cannot hold {pixels.dtype} pixels", "write .png or .tif")
-    if pixels.dtype == np.float32 and path.suffix.lower() == ".png":
-        raise InputError(path, ".png cannot hold float pixels", "write .tif")
-    image = _with_metadata(pixels, like) if like else pyvips.Image.new_from_array(np.ascontiguousarray(pixels))
-    options = {"Q": 95} if path.suffix.lower() in (".jpg", ".jpeg", ".webp") else {}
-    with atomic(path) as partial:
+    def fetch(top: int, bottom: int) -> np.ndarray:
         try:
-            image.write_to_file(str(partial), **options)
+            data = region.fetch(0, top, image.width, bottom - top)
         except pyvips.Error as error:
-            raise InputError(path, _reason(error), "choose another output with -o") from error
+            raise InputError(path, reason(error), AGAIN) from error
+        return np.frombuffer(data, DEPTHS[str(image.format)]).reshape(-1, image.width, image.bands)[..., :channels]
+
+    return fetch
 
 
-def _with_metadata(pixels: np.ndarray, like: Photo) -> pyvips.Image:
-    whole = pixels if like.alpha is None else np.concatenate([pixels, like.alpha], axis=-1)
-    header = like.header
-    image = pyvips.Image.new_from_array(np.ascontiguousarray(whole), interpretation=header.interpretation)
-    image = image.copy(xres=header.xres, yres=header.yres)
-    for field in header.get_fields():
-        if field in KEPT_BLOBS:
-            image.set_type(pyvips.GValue.blob_type, field, header.get(field))
-        elif field == "orientation":
-            image.set_type(pyvips.GValue.gint_type, field, header.get(field))
+def load(path: Path, **options: int) -> pyvips.Image:
+    """Open a file with libvips, to be decoded from top to bottom. Raises `InputError`.
+
+    By descriptor, since libvips takes a name apart (``a[page=1].png``) and wants it in UTF-8.
+    """
+    try:
+        with path.open("rb") as file:
+            source = pyvips.Source.new_from_descriptor(file.fileno())
+            image = pyvips.Image.new_from_source(source, "", access="sequential", fail_on="error", **options)
+    except pyvips.Error as error:
+        raise InputError(path, reason(error), AGAIN) from error
     return image
+
+
+def _has_alpha(image: pyvips.Image, channels: int) -> bool:
+    coloured = image.bands == 2 or image.interpretation not in ("b-w", "grey16")
+    return image.bands in (2, 4) and coloured and image.bands != channels
+
+
+def _is_array(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(len(MAGIC_PREFIX)) == MAGIC_PREFIX
+    except OSError as error:
+        raise InputError(path, f"cannot be read ({error.strerror})", "check its permissions") from error
+
+
+def _open_array(path: Path) -> Photo:
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise InputError(path, f"not a NumPy file ({error})", "write it with numpy.save, no objects") from error
+    if array.ndim not in (2, 3) or 0 in array.shape or array.dtype.kind not in "iuf":
+        reason = f"holds an array {array.shape} of {array.dtype}"
+        raise InputError(path, reason, "give integers or floats (h, w) or (h, w, c)")
+    height, width, *rest = array.shape
+    whole = array.reshape(height, width, rest[0] if rest else 1)
+    rows = partial(_copied, whole)
+    return Photo(path, whole.shape, array.dtype, lambda: rows, suffix=".npy")
+
+
+def _copied(array: np.ndarray, top: int, bottom: int) -> np.ndarray:
+    return np.array(array[top:bottom])
+
+
+def _develop(path: Path) -> Photo:
+    """A RAW file, developed to 16-bit sRGB with the camera's white balance, no brightening."""
+    try:
+        import rawpy
+    except ImportError as error:
+        raise InputError(path, "RAW files need rawpy", "pip install 'tbsn[raw]'") from error
+    try:
+        with rawpy.imread(os.fspath(path)) as raw:
+            pixels = raw.postprocess(output_bps=16, use_camera_wb=True, no_auto_bright=True)
+    except rawpy.LibRawError as error:
+        raise InputError(path, f"not a RAW file, or damaged ({error})", AGAIN) from error
+    return Photo(path, pixels.shape, pixels.dtype, lambda: lambda top, bottom: pixels[top:bottom])
+
+
+def loaded_as(header: pyvips.Image) -> str:
+    """The suffix that belongs to the content of an open file."""
+    return LOADED_AS.get(str(header.get("vips-loader")).split("load")[0], "")
 
 
 def unit_range(name: object, values: np.ndarray) -> None:
@@ -129,12 +210,10 @@ def _check(path: Path, image: pyvips.Image) -> None:
         raise InputError(path, f"is {image.interpretation} with {image.bands} channels", CONVERT)
     if image.format not in DEPTHS:
         raise InputError(path, f"has pixels of type {image.format}", CONVERT)
-    if image.get_typeof("n-pages") and int(str(image.get("n-pages"))) > 1:
-        raise InputError(path, f"holds {image.get('n-pages')} pages", "split it into single images")
 
 
-def _reason(error: pyvips.Error) -> str:
+def reason(error: pyvips.Error) -> str:
     """The last line that libvips said, without its stack of names."""
     lines = [line for line in str(error.detail if hasattr(error, "detail") else error).splitlines() if line.strip()]
     said = lines[-1] if lines else "unknown error"
-    return "not a readable image" if "is not a known file format" in said else f"damaged or unreadable ({said})"
+    return "not a readable image" if "known format" in said else f"damaged or unreadable ({said})"

@@ -1,57 +1,100 @@
 """Images of any size in overlapping tiles: bounded memory, no seams."""
 
-from collections.abc import Callable
-from itertools import product
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
 Function = Callable[[np.ndarray], np.ndarray]
+Rows = Callable[[int, int], np.ndarray]
 
-SIZE, MARGIN, FEATHER = 768, 48, 32
+STRIP = 64  # rows handed out at a time: what is made of them is small beside a row of tiles
 
 
-def tiled(function: Function, size: int = SIZE, margin: int = MARGIN, feather: int = FEATHER) -> Function:
-    """Run a denoiser of images (h, w, c) on tiles of at most ``size`` pixels a side.
+@dataclass(frozen=True)
+class Tiling:
+    """Tiles of at most ``size`` pixels a side.
 
     Neighbouring tiles overlap by ``2 * margin + feather``: the margins, where a tile lacks its surroundings, are
     dropped, and the tiles are blended across the feather with weights that sum to 1. Starts are multiples of
     ``size - 2 * margin - feather``, so a network that halves its input sees the same grid in every tile.
+
+    Raises ValueError if more than half of a tile would overlap.
     """
 
+    size: int = 768
+    margin: int = 48
+    feather: int = 32
+
+    def __post_init__(self) -> None:
+        if 2 * self.overlap > self.size:
+            raise ValueError(f"tiles of {self.size} pixels cannot overlap by {self.overlap}: at most half")
+
+    @property
+    def overlap(self) -> int:
+        """Rows or columns that two neighbours share."""
+        return 2 * self.margin + self.feather
+
+    def plan(self, length: int) -> list[tuple[slice, np.ndarray]]:
+        """The tiles along one axis: where each lies, and its weights, which sum to 1 over the tiles at every pixel."""
+        overlap, feather = self.overlap, (np.arange(self.feather) + 0.5) / self.feather
+        starts = range(0, max(1, length - overlap), self.size - overlap)
+        rise = np.concatenate([np.zeros(self.margin), feather, np.ones(self.margin)])
+        tiles = []
+        for start in starts:
+            stop = min(start + self.size, length)
+            weight = np.ones(stop - start, np.float32)
+            if start > 0:
+                weight[:overlap] *= rise
+            if stop < length:
+                weight[-overlap:] *= 1 - rise
+            tiles.append((slice(start, stop), weight))
+        return tiles
+
+
+def stream(
+    function: Function, rows: Rows, size: tuple[int, int], tiling: Tiling
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Run a function of images (h, w, c) on the tiles of a large one of ``size`` (height, width), from top to bottom.
+
+    ``rows`` gives those from one to another, and is asked for each of them once, in order. Yields pairs of rows as they
+    are and what the function made of them, in order: no more is held than a row of tiles.
+    """
+    height, width = size
+    source = carried = None
+    across, down = tiling.plan(width), tiling.plan(height)
+    for i, (place, weight) in enumerate(down):
+        more = rows(place.start + (0 if source is None else len(source)), place.stop)
+        source = more if source is None else np.concatenate([source, more])
+        done = down[i + 1][0].start - place.start if i + 1 < len(down) else len(source)
+        band = _band(function, source, weight, across)
+        if carried is not None:
+            band[: len(carried)] += carried
+        for top in range(0, done, STRIP):
+            yield source[top : min(top + STRIP, done)], band[top : min(top + STRIP, done)]
+        source, carried = source[done:], band[done:].copy()
+
+
+def _band(
+    function: Function, source: np.ndarray, down: np.ndarray, across: list[tuple[slice, np.ndarray]]
+) -> np.ndarray:
+    band = np.zeros(())
+    for place, weight in across:
+        tile = function(source[:, place])
+        if not band.ndim:
+            band = np.zeros((*source.shape[:2], tile.shape[2]), np.float32)
+        band[:, place] += tile * (down[:, None] * weight)[..., None]
+    return band
+
+
+def tiled(function: Function, tiling: Tiling = Tiling()) -> Function:
+    """Run a function of images (h, w, c) on tiles, see `stream`."""
+
     def run(image: np.ndarray) -> np.ndarray:
-        height, width = image.shape[:2]
-        if max(height, width) <= size:
-            return function(image)
-        blended = np.zeros(())
-        rows, cols = plan(height, size, margin, feather), plan(width, size, margin, feather)
-        for (row, row_weight), (col, col_weight) in product(rows, cols):
-            weight = (row_weight[:, None] * col_weight)[..., None]
-            tile = function(image[row, col])
-            if not blended.ndim:
-                blended = np.zeros((height, width, tile.shape[2]), np.float32)
-            blended[row, col] += tile * weight
-        return blended
+        parts = stream(function, lambda top, bottom: image[top:bottom], image.shape[:2], tiling)
+        return np.concatenate([made for _, made in parts])
 
     return run
-
-
-def plan(length: int, size: int, margin: int, feather: int) -> list[tuple[slice, np.ndarray]]:
-    """The tiles along one axis: where each lies, and its weights, which sum to 1 over the tiles at every pixel."""
-    overlap = 2 * margin + feather
-    if 2 * overlap > size:
-        raise ValueError(f"tiles of {size} pixels cannot overlap by {overlap}: at most half")
-    starts = range(0, max(1, length - overlap), size - overlap)
-    rise = np.concatenate([np.zeros(margin), (np.arange(feather) + 0.5) / feather, np.ones(margin)])
-    tiles = []
-    for start in starts:
-        stop = min(start + size, length)
-        weight = np.ones(stop - start)
-        if start > 0:
-            weight[:overlap] *= rise
-        if stop < length:
-            weight[-overlap:] *= 1 - rise
-        tiles.append((slice(start, stop), weight.astype(np.float32)))
-    return tiles
 
 
 def reflected(function: Function, multiple: int) -> Function:

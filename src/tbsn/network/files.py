@@ -13,14 +13,13 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from tbsn.errors import InputError
-from tbsn.files import ONNX_FORMAT, atomic
+from tbsn.files import MODEL, ONNX_FORMAT, atomic
 from tbsn.network.fast import FastUNet, FastUNetConfig
 from tbsn.network.half_plane import HalfPlane, HalfPlaneConfig
 from tbsn.network.tbsn import TBSN, TBSNConfig
 from tbsn.network.unet import UNet, UNetConfig
 
 FORMAT = "tbsn-model-1"
-MODEL = "model.safetensors"
 Student = UNet | FastUNet
 Network = TBSN | HalfPlane | Student
 Config = TBSNConfig | HalfPlaneConfig | UNetConfig | FastUNetConfig

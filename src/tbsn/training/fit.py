@@ -17,10 +17,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from tbsn.errors import DivergedError, InputError, Stopped
 from tbsn.network.files import MODEL, Network, build, save_network
+from tbsn.progress import progress
+from tbsn.stopping import ignore_signals, remembered_signal
 from tbsn.training import checkpoint
-from tbsn.training.progress import progress
 from tbsn.training.recipe import FitSettings
-from tbsn.training.stopping import ignore_signals, remembered_signal
 
 Loss = Callable[[nn.Module, Sequence[Tensor]], Tensor]
 Watch = Callable[[int, Network], None]

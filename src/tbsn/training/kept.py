@@ -11,13 +11,13 @@ from safetensors.torch import save
 
 from tbsn import images, teacher
 from tbsn.files import atomic
+from tbsn.progress import progress
 from tbsn.teacher import BlindNetwork, as_numpy
 from tbsn.tiles import tiled
 from tbsn.training.fit import computes_bf16
 from tbsn.training.light import Curve
 from tbsn.training.noise_model import missed_power
 from tbsn.training.photos import Photos, cached
-from tbsn.training.progress import progress
 from tbsn.training.recipe import TargetSettings
 
 Denoiser = Callable[[np.ndarray], np.ndarray]

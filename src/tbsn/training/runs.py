@@ -16,6 +16,7 @@ from torch import Tensor
 
 from tbsn import images
 from tbsn.denoiser import find, load
+from tbsn.encoding import write
 from tbsn.errors import InputError
 from tbsn.files import atomic, remove_partial
 from tbsn.network import TBSN
@@ -178,7 +179,7 @@ def _fit(
         denoised = images.from_float(denoise(images.to_float(sample)), sample.dtype)
         (run / "samples").mkdir(exist_ok=True)
         if sample.shape[2] in (1, 3):
-            images.write(run / "samples" / f"step-{step:06}.png", np.concatenate([sample, denoised], axis=1))
+            write(run / "samples" / f"step-{step:06}.png", np.concatenate([sample, denoised], axis=1))
 
     return fit(network, loss, crops, recipe.fit, run, fabric, start.max_seconds, held_back, watch)
 

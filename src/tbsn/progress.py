@@ -9,7 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 SECONDS_BETWEEN_LINES = 30.0
 
-Report = Callable[[int, str], None]
+Report = Callable[[float, str], None]
 
 
 @contextmanager
@@ -22,9 +22,9 @@ def progress(
     """
     console, start = Console(stderr=True), time.monotonic()
 
-    def left(completed: int) -> str:
+    def left(completed: float) -> str:
         passed = time.monotonic() - start
-        by_units = passed / max(1, completed - done) * (total - completed)
+        by_units = passed / max(1e-9, completed - done) * (total - completed)
         minutes, rest = divmod(round(max(0, min(by_units, seconds - passed))), 60)
         return f"left {minutes}:{rest:02}"
 
@@ -39,10 +39,10 @@ def progress(
         yield lambda completed, note: bar.update(task, completed=completed, note=note, left=left(completed))
 
 
-def _lines(console: Console, unit: str, total: int, left: Callable[[int], str]) -> Report:
+def _lines(console: Console, unit: str, total: int, left: Callable[[float], str]) -> Report:
     shown = time.monotonic()
 
-    def report(completed: int, note: str) -> None:
+    def report(completed: float, note: str) -> None:
         nonlocal shown
         if time.monotonic() - shown < SECONDS_BETWEEN_LINES and completed < total:
             return

@@ -1,0 +1,120 @@
+"""Image files, written as their rows come: whole or not at all, with the metadata of another."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import pyvips
+
+from tbsn.errors import InputError, NoRoomError
+from tbsn.files import atomic
+from tbsn.images import SUFFIXES, Photo, load, reason
+from tbsn.rows import as_image
+
+LOSSY = (".jpg", ".jpeg", ".webp")
+TIFF = (".tif", ".tiff")
+KEPT = {
+    "icc-profile-data": pyvips.GValue.blob_type,
+    "exif-data": pyvips.GValue.blob_type,
+    "xmp-data": pyvips.GValue.blob_type,
+    "iptc-data": pyvips.GValue.blob_type,
+    "image-description": pyvips.GValue.gstr_type,
+    "orientation": pyvips.GValue.gint_type,
+}
+PRIVATE = ("exif-data", "xmp-data", "iptc-data", "image-description")
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How to write: ``quality`` of JPEG and WebP; without ``private`` metadata (EXIF, XMP, IPTC, description) or with.
+
+    Profile, resolution and orientation always stay: without them it is another picture.
+    """
+
+    quality: int = 95
+    private: bool = True
+
+
+def write(path: Path, pixels: np.ndarray, like: Photo | None = None) -> None:
+    """`write_rows` of a whole image (h, w, c)."""
+    whole = np.ascontiguousarray(pixels)
+    write_rows(path, [whole], whole.shape, whole.dtype, like)
+
+
+def write_rows(
+    path: Path,
+    rows: Iterable[np.ndarray],
+    shape: tuple[int, ...],
+    dtype: np.dtype,
+    like: Photo | None = None,
+    encoding: Encoding = Encoding(),
+) -> None:
+    """Write an image of ``shape`` (h, w, c) as its rows come, with the alpha and the metadata of ``like``.
+
+    If ``like`` has several pages, so has the output: the rows of all of them follow each other. The format follows
+    the suffix of ``path``. The file appears whole or not at all. Raises `InputError` if it cannot be written, or the
+    format does not hold the depth, and whatever ``rows`` raises.
+    """
+    suffix = path.suffix.lower()
+    pages = like.pages if like else 1
+    check_holds(path, np.dtype(dtype), shape[2] + (like.alpha if like else 0), pages)
+    with atomic(path) as partial:
+        try:
+            if suffix == ".npy":
+                with partial.open("wb") as file:
+                    _write_array(file, rows, shape, np.dtype(dtype))
+                return
+            with as_image(rows, (shape[0] * pages, *shape[1:]), np.dtype(dtype)) as image:
+                image = _with_metadata(image, like, shape[0], encoding) if like else image
+                options: dict[str, Any] = {"Q": encoding.quality} if suffix in LOSSY else {}
+                image.write_to_file(str(partial), **options)
+        except pyvips.Error as error:
+            raise _failed(path, reason(error)) from error
+        except OSError as error:
+            raise _failed(path, error.strerror or str(error)) from error
+
+
+def check_holds(path: Path, dtype: np.dtype, bands: int, pages: int = 1) -> None:
+    """Raises `InputError` if the format that the suffix of ``path`` names cannot hold such an image."""
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise InputError(path, "unknown image format", f"use one of {' '.join(SUFFIXES)}")
+    if suffix == ".npy":
+        return
+    held = {".png": "u1 u2", ".tif": "u1 u2 f4", ".tiff": "u1 u2 f4"}.get(suffix, "u1")
+    if dtype.str[1:] not in held.split():
+        raise InputError(path, f"{suffix} cannot hold {dtype} pixels", "write .npy, or .tif for 16 bits and float32")
+    if pages > 1 and suffix not in TIFF:
+        raise InputError(path, f"{suffix} cannot hold {pages} pages", "write .tif")
+    if bands > 4 and suffix not in TIFF:
+        raise InputError(path, f"{suffix} cannot hold {bands} channels", "write .tif")
+
+
+def _write_array(file: IO[bytes], rows: Iterable[np.ndarray], shape: tuple[int, ...], dtype: np.dtype) -> None:
+    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_2_0(file, header)
+    for part in rows:
+        file.write(np.ascontiguousarray(part).data)
+
+
+def _failed(path: Path, reason: str) -> InputError:
+    if "No space left" in reason or "File too large" in reason:
+        return NoRoomError(path, f"cannot be written ({reason})", "make room, or choose another output with -o")
+    return InputError(path, f"cannot be written ({reason})", "choose another output with -o")
+
+
+def _with_metadata(image: pyvips.Image, like: Photo, height: int, encoding: Encoding) -> pyvips.Image:
+    if (header := like.header) is None:
+        return image
+    if like.alpha:
+        again = load(like.path, **({"n": -1} if like.pages > 1 else {}))
+        image = image.bandjoin(again[again.bands - 1])
+    image = image.copy(interpretation=header.interpretation, xres=header.xres, yres=header.yres)
+    for field in header.get_fields():
+        if field in KEPT and (encoding.private or field not in PRIVATE):
+            image.set_type(KEPT[field], field, header.get(field))
+    if like.pages > 1:
+        image.set_type(pyvips.GValue.gint_type, "page-height", height)
+    return image

@@ -1,0 +1,102 @@
+"""Which file goes where, decided before any work begins."""
+
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from tbsn.errors import InputError
+from tbsn.images import RAW_SUFFIXES, SUFFIXES, find
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where results go: into the file or folder ``path``; without one beside the inputs, ``suffix`` after their names.
+
+    ``format`` is the suffix of all results, by default that of the inputs (of RAW files ``.tif``). ``exists`` says what
+    to do with results that are there already.
+    """
+
+    path: Path | None = None
+    suffix: str = "_denoised"
+    format: str | None = None
+    exists: Literal["refuse", "replace", "skip"] = "refuse"
+
+    @property
+    def is_file(self) -> bool:
+        """Whether ``path`` names the one result, rather than a folder."""
+        return self.path is not None and self.path.suffix.lower() in SUFFIXES and not self.path.is_dir()
+
+
+@dataclass(frozen=True)
+class Job:
+    """One input and its result, or why there will be none: it is ``refused``, or there already."""
+
+    source: Path
+    target: Path
+    refused: InputError | None = None
+    skipped: bool = False
+
+
+def plan(inputs: list[Path], output: Output, recursive: bool = True, share: tuple[int, int] = (1, 1)) -> list[Job]:
+    """The jobs of all inputs: folders are searched, and mirrored in an output folder; or of one share (k, n) of them.
+
+    Raises `InputError` if there is no input, or several for one output file.
+    """
+    sources = [(path, root if root.is_dir() else root.parent) for root in inputs for path in find([root], recursive)]
+    sources = [source for source in sources if not _is_result(*source, inputs, output)]
+    if not sources:
+        raise InputError(inputs[0], "no images in this folder", f"name files or folders with {' '.join(SUFFIXES)}")
+    if output.is_file and len(sources) > 1:
+        raise InputError(output.path, f"is one file for {len(sources)} inputs", "name a folder with -o")
+    jobs, taken = [], dict[Path, Path]()
+    for path, root in sources:
+        target = _target(path, root, output)
+        jobs.append(_job(path, target, output, taken.get(target)))
+        taken.setdefault(target, path)
+    part, parts = share
+    return jobs[part - 1 :: parts]
+
+
+def check_writable(output: Output) -> None:
+    """Raises `InputError` if nothing can be written where the results go; makes that folder."""
+    if output.path is None:
+        return
+    folder = output.path.parent if output.is_file else output.path
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(folder, f"cannot write here ({error.strerror})", "choose a writable folder with -o") from error
+
+
+def _is_result(path: Path, root: Path, inputs: list[Path], output: Output) -> bool:
+    """Whether a file that was found in a folder is a result of an earlier time."""
+    if path in inputs:
+        return False
+    if output.path is None:
+        return path.stem.endswith(output.suffix)
+    return not output.is_file and output.path != root and output.path in path.parents
+
+
+def _target(path: Path, root: Path, output: Output) -> Path:
+    suffix = output.format or (".tif" if path.suffix.lower() in RAW_SUFFIXES else path.suffix)
+    if output.path is None:
+        return path.with_name(f"{path.stem}{output.suffix}{suffix}")
+    return output.path if output.is_file else (output.path / path.relative_to(root)).with_suffix(suffix)
+
+
+def _job(path: Path, target: Path, output: Output, other: Path | None) -> Job:
+    refused = None
+    if other is not None:
+        reason = f"would be written to {target}, as {other} is"
+        refused = InputError(path, reason, "denoise them into different folders")
+    elif os.path.lexists(target) and target.exists() and path.exists() and target.samefile(path):
+        refused = InputError(path, "output and input are the same file", "choose another output with -o")
+    elif os.path.lexists(target) and output.exists == "skip":
+        return Job(path, target, skipped=True)
+    elif os.path.lexists(target) and output.exists == "refuse":
+        refused = InputError(target, "exists already", "add --overwrite or --skip-existing, or choose another -o")
+    return Job(path, target, refused)

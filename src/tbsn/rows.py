@@ -1,0 +1,70 @@
+"""An image that libvips pulls out of Python as it writes it.
+
+libvips takes no pixels from a generator, but it reads PNG as a stream; so the rows are handed to it as an uncompressed
+PNG of bytes, whatever they are, and told apart again behind that.
+"""
+
+import struct
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import pyvips
+
+FORMATS = {  # what libvips calls them, and images of one or two, three or four such channels
+    "uint8": ("uchar", "b-w", "srgb"),
+    "uint16": ("ushort", "grey16", "rgb16"),
+    "float32": ("float", "b-w", "scrgb"),
+}
+
+
+@contextmanager
+def as_image(rows: Iterable[np.ndarray], shape: tuple[int, ...], dtype: np.dtype) -> Iterator[pyvips.Image]:
+    """An image of ``shape`` (h, w, c), uint8, uint16 or float32, of its ``rows`` (n, w, c), to be used once, in order.
+
+    What goes wrong in ``rows`` is raised at the end of the block, in place of what libvips makes of it.
+    """
+    height, width, bands = shape
+    size = bands * dtype.itemsize
+    failures: list[BaseException] = []
+    source = pyvips.SourceCustom()
+    source.on_read(_reader(_png(rows, width * size, height), failures))
+    try:
+        stream = pyvips.Image.new_from_source(source, "", access="sequential", fail_on="error", unlimited=True)
+        format_, *meanings = FORMATS[dtype.name]
+        meaning = meanings[(bands - 1) // 2] if bands <= 4 else "multiband"
+        yield stream.bandfold(factor=size).copy(bands=bands, format=format_, interpretation=meaning)
+    except pyvips.Error:
+        if failures:
+            raise failures[0] from None
+        raise
+
+
+def _png(rows: Iterable[np.ndarray], width: int, height: int) -> Iterator[bytes]:
+    yield b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
+    stored = zlib.compressobj(0)
+    for part in rows:
+        lines = np.ascontiguousarray(part).view(np.uint8).reshape(len(part), width)
+        yield _chunk(b"IDAT", stored.compress(np.pad(lines, ((0, 0), (1, 0))).data))
+    yield _chunk(b"IDAT", stored.flush()) + _chunk(b"IEND", b"")
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(data, zlib.crc32(kind)))
+
+
+def _reader(parts: Iterator[bytes], failures: list[BaseException]) -> Callable[[int], bytes]:
+    rest = memoryview(b"")
+
+    def read(size: int) -> bytes:
+        nonlocal rest
+        try:
+            rest = rest or memoryview(next(parts, b""))
+        except BaseException as failure:  # it cannot pass through libvips, which takes nothing for a truncated file
+            failures.append(failure)
+            return b""
+        part, rest = rest[:size], rest[size:]
+        return bytes(part)
+
+    return read

@@ -1,0 +1,130 @@
+"""One call of `tbsn denoise`: what it shows, what it records, and how it ends."""
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Self
+
+from tbsn.batch import Result, Settings, denoise_files, record, sha256
+from tbsn.denoiser import Denoiser, find
+from tbsn.encoding import Encoding
+from tbsn.errors import InputError
+from tbsn.files import MODEL
+from tbsn.plan import Job, Output
+from tbsn.stopping import remembered_signal
+
+SOME_FAILED = 3
+
+
+@dataclass
+class Tally:
+    """How many files came to what, how large they were, and the exit code that follows from it."""
+
+    counts: dict[str, int] = field(default_factory=lambda: {"done": 0, "skipped": 0, "failed": 0, "stopped": 0})
+    pixels: int = 0
+    code: int = 0
+    began: float = field(default_factory=time.monotonic)
+
+    def add(self, result: Result) -> None:
+        """Count one; of several exit codes that of a signal counts most, then 1 and 5, then 3."""
+        self.counts[result.status] += 1
+        self.pixels += result.pixels
+        if result.error:
+            code = result.error.code if result.error.code in (1, 5) or result.error.code > 128 else SOME_FAILED
+            self.code = max(self.code, code, key=[0, SOME_FAILED, 5, 1, 130, 143].index)
+
+    def speed(self) -> str:
+        """Megapixels per second so far."""
+        return f"{self.pixels / 1e6 / max(1e-9, time.monotonic() - self.began):.2f} MP/s"
+
+    def __str__(self) -> str:
+        counts = ", ".join(f"{count} {status}" for status, count in self.counts.items() if count)
+        return f"{counts or 'nothing done'}; {self.pixels / 1e6:.1f} megapixels, {self.speed()}"
+
+
+@dataclass(frozen=True)
+class Log:
+    """A file with a line for each result: what was done to which content, how, and what came of it."""
+
+    path: Path
+    facts: dict[str, Any]
+
+    @classmethod
+    def of(cls, output: Output, shard: str, model: str, **facts: Any) -> Self | None:
+        """``run.jsonl`` in the output folder, one for each shard; none if there is no such folder."""
+        if output.path is None or output.is_file:
+            return None
+        name = "run.jsonl" if shard == "1/1" else f"run-{shard.replace('/', '-of-')}.jsonl"
+        file = find(model)
+        digest = sha256(file / MODEL if file.is_dir() else file)
+        return cls(output.path / name, facts | {"model": model, "model_sha256": digest})
+
+    def add(self, result: Result) -> None:
+        """Append one line."""
+        with self.path.open("a") as file:
+            file.write(json.dumps(record(result) | self.facts) + "\n")
+
+
+def settings(quality: int, strip_metadata: bool, nan: str, memory: float) -> Settings:
+    """The settings of a batch, checked; ``memory`` 0 is the default. Raises `InputError`."""
+    if nan not in ("error", "keep"):
+        raise InputError(f"--nan {nan}", "unknown", "use error or keep")
+    chosen = Settings(Encoding(quality, not strip_metadata), nan)  # type: ignore[arg-type]
+    return replace(chosen, memory=memory) if memory else chosen
+
+
+def run(denoise: Denoiser, jobs: list[Job], settings: Settings, log: Log | None, loudness: int) -> int:
+    """Denoise, with a bar on a terminal, and return the exit code.
+
+    ``loudness`` 0 shows errors alone, 1 results too, 2 also their size and time.
+    """
+    tally, shares = Tally(), dict[Path, float]()
+    with remembered_signal() as received, _bar(len(jobs), loudness) as show:
+
+        def report(job: Job, share: float) -> None:
+            shares[job.source] = shares.get(job.source, 0.0) + share
+            show(sum(tally.counts.values()) + sum(shares.values()), tally.speed())
+
+        for result in denoise_files(denoise, jobs, settings, received, report):
+            shares.pop(result.job.source, None)
+            tally.add(result)
+            tell(result, loudness)
+            if log:
+                log.add(result)
+            show(sum(tally.counts.values()), tally.speed())
+        if number := received():
+            tally.code = 128 + number
+    if loudness and (tally.code > 128 or len(jobs) > 1):
+        print(tally, file=sys.stderr)
+    return tally.code
+
+
+def _bar(total: int, loudness: int) -> AbstractContextManager[Callable[[float, str], None]]:
+    if not (loudness and sys.stderr.isatty()):
+        return nullcontext(lambda completed, note: None)
+    from tbsn.progress import progress  # only here, since it takes a while to import
+
+    return progress("file", total)
+
+
+def tell(result: Result, loudness: int) -> None:
+    """Show what became of one file: errors always, what goes well on standard output."""
+    job = result.job
+    if result.error:
+        print(f"{result.error.label}: {result.error}", file=sys.stderr)
+    elif loudness and not job.skipped:
+        more = f"  {result.pixels / 1e6:.2f} megapixels in {result.seconds:.2f} s" if loudness > 1 else ""
+        print(f"{job.source} -> {job.target}{more}")
+    elif loudness > 1:
+        print(f"{job.source}: {job.target} is there already")
+
+
+def show(jobs: list[Job]) -> int:
+    """Show what would be done, and return the exit code that this is worth."""
+    for job in jobs:
+        tell(Result(job, job.refused), loudness=2 if job.skipped else 1)
+    return SOME_FAILED if any(job.refused for job in jobs) else 0

@@ -1,0 +1,217 @@
+"""Files in, files out: rows, pages, streams, batches, as a user types it."""
+
+import hashlib
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import pyvips
+import tifffile
+
+import tbsn as package
+from conftest import EXAMPLES, save, tbsn
+from tbsn import batch, images
+from tbsn.denoiser import Denoiser
+from tbsn.errors import InputError, NoRoomError
+from tbsn.images import open_photo
+from tbsn.plan import Job, Output, plan
+from tbsn.tiles import Tiling
+
+RANDOM = np.random.default_rng(0)
+SAME = Denoiser(lambda image: image, 3, "identity", tiling=Tiling(96, 16, 8))
+DARKER = Denoiser(lambda image: image / 2, 3, "half", tiling=Tiling(96, 16, 8))
+
+
+def integers(*shape: int, dtype: type = np.uint8) -> np.ndarray:
+    return RANDOM.integers(0, np.iinfo(dtype).max, shape, dtype=dtype, endpoint=True)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16, np.uint32, np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("shape", [(1, 1), (130, 70), (101, 1), (200, 300, 3)])
+def test_what_does_nothing_changes_nothing(tmp_path: Path, dtype: type, shape: tuple[int, ...]) -> None:
+    values = RANDOM.normal(100, 300, shape) if np.dtype(dtype).kind == "f" else integers(*shape, dtype=dtype)
+    np.save(tmp_path / "a.npy", values.astype(dtype))
+    batch.denoise_file(SAME, tmp_path / "a.npy", tmp_path / "b.npy")
+    result = np.load(tmp_path / "b.npy")
+    assert result.dtype == dtype and np.array_equal(result.reshape(shape), values.astype(dtype))
+
+
+def test_rows_that_come_in_parts_are_the_image(tmp_path: Path, photo: Path) -> None:
+    batch.denoise_file(package.load(), photo, tmp_path / "parts.png")
+    assert np.array_equal(images.read(tmp_path / "parts.png").pixels, package.load()(images.read(photo).pixels))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_stacks_are_denoised_page_by_page(tmp_path: Path, dtype: type) -> None:
+    stack = integers(4, 120, 100, dtype=np.uint8).astype(dtype) * (257 if dtype == np.uint16 else 1)
+    tifffile.imwrite(tmp_path / "a.ome.tif", stack, metadata={"axes": "ZYX", "PhysicalSizeX": 0.1})
+    tifffile.imwrite(tmp_path / "b.tif", stack, imagej=True, compression="zlib", metadata={"axes": "ZYX", "fps": 7.0})
+    for name in ("a.ome.tif", "b.tif"):
+        shares: list[float] = []
+        pixels = batch.denoise_file(DARKER, tmp_path / name, tmp_path / f"out-{name}", watch=shares.append)
+        assert pixels == stack.size and sum(shares) == pytest.approx(1) and len(shares) >= 4
+        with tifffile.TiffFile(tmp_path / name) as before, tifffile.TiffFile(tmp_path / f"out-{name}") as after:
+            assert after.series[0].axes == "ZYX" and after.asarray().dtype == dtype
+            assert after.is_ome == before.is_ome and after.imagej_metadata == before.imagej_metadata
+            np.testing.assert_allclose(after.asarray(), stack / 2, atol=0.5)
+
+
+def test_pages_of_different_sizes_are_refused(tmp_path: Path) -> None:
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        file.write(integers(20, 20))
+        file.write(integers(30, 20))
+    with pytest.raises(InputError, match=r"a\.tif"):
+        open_photo(tmp_path / "a.tif")
+
+
+def test_floats_keep_their_range(tmp_path: Path) -> None:
+    counts = RANDOM.normal(500, 100, (150, 140)).astype(np.float32)
+    counts[3, 4], counts[5, 6] = 1e6, -1e6
+    half = Denoiser(lambda image: (image + 0.5) / 2, 3, "flatter")
+    flatter = half(counts)
+    assert flatter[3, 4] > 0.9e6 and flatter[5, 6] < -0.9e6
+    assert np.corrcoef(flatter[10:].ravel(), counts[10:].ravel())[0, 1] > 0.99
+    np.testing.assert_allclose(half(counts * 3 - 7), flatter * 3 - 7, rtol=1e-3)
+
+
+def test_nan_is_an_error_or_kept(tmp_path: Path) -> None:
+    values = RANDOM.random((90, 80, 3)).astype(np.float32)
+    values[3, 4, 1], values[5, 6] = np.nan, np.inf
+    save(tmp_path / "a.tif", values)
+    refused = tbsn("denoise", tmp_path / "a.tif", "-o", tmp_path / "b.tif")
+    assert refused.returncode == 3 and "--nan keep" in refused.stderr and not (tmp_path / "b.tif").exists()
+    assert tbsn("denoise", tmp_path / "a.tif", "-o", tmp_path / "b.tif", "--nan", "keep").returncode == 0
+    kept = pyvips.Image.new_from_file(str(tmp_path / "b.tif")).numpy()
+    assert np.array_equal(np.isnan(kept), np.isnan(values)) and np.isinf(kept[5, 6]).all()
+
+
+def test_standard_input_goes_to_standard_output_in_its_format(tmp_path: Path, photo: Path) -> None:
+    command = [sys.executable, "-m", "tbsn", "denoise", "-"]
+    done = subprocess.run(command, input=photo.read_bytes(), capture_output=True, check=True)
+    assert not done.stderr
+    (tmp_path / "out.png").write_bytes(done.stdout)
+    assert np.array_equal(images.read(tmp_path / "out.png").pixels, package.load()(images.read(photo).pixels))
+    done = subprocess.run([*command, "--format", "webp"], input=photo.read_bytes(), capture_output=True, check=True)
+    assert done.stdout[8:12] == b"WEBP"
+    done = subprocess.run(command, input=b"<html>", capture_output=True, check=False)
+    assert done.returncode == 2 and not done.stdout and done.stderr.count(b"\n") == 1
+
+
+def test_formats_and_privacy(tmp_path: Path) -> None:
+    image = pyvips.Image.new_from_array(integers(60, 50, 3)).copy(interpretation="srgb")
+    image.set_type(pyvips.GValue.blob_type, "xmp-data", b"<x:xmpmeta xmlns:x='adobe:ns:meta/'/>")
+    image.set_type(pyvips.GValue.gint_type, "orientation", 6)
+    image.write_to_file(str(tmp_path / "a.png"))
+    done = tbsn("denoise", tmp_path / "a.png", "-o", tmp_path / "out", "--format", "jpg", "--strip-metadata")
+    assert done.returncode == 0, done.stderr
+    bare = pyvips.Image.new_from_file(str(tmp_path / "out" / "a.jpg"))
+    assert "xmp-data" not in bare.get_fields() and bare.get("orientation") == 6
+    sizes = {}
+    for quality in ("30", "95"):
+        assert (
+            tbsn("denoise", tmp_path / "a.png", "--format", "jpg", "--quality", quality, "--overwrite").returncode == 0
+        )
+        sizes[quality] = (tmp_path / "a_denoised.jpg").stat().st_size
+    assert sizes["30"] < sizes["95"] / 2
+
+
+def test_shards_are_a_partition(folder: Path, tmp_path: Path) -> None:
+    output = Output(tmp_path / "out")
+    whole = {job.source for job in plan([folder], output)}
+    shards = [plan([folder], output, share=(k, 2)) for k in (1, 2)]
+    assert sorted(job.source for shard in shards for job in shard) == sorted(whole)
+    done = tbsn("denoise", folder, "-o", tmp_path / "out", "--shard", "2/2")
+    assert done.returncode == 0 and (tmp_path / "out" / "run-2-of-2.jsonl").exists()
+    assert len(done.stdout.splitlines()) == len(shards[1])
+    assert tbsn("denoise", folder, "-o", tmp_path / "out", "--shard", "3/2").returncode == 2
+
+
+def test_a_dry_run_writes_nothing_and_loads_no_model(folder: Path, tmp_path: Path) -> None:
+    shown = tbsn("denoise", folder, "-o", tmp_path / "out", "--dry-run", "--no-recursive", "--model", "none.onnx")
+    assert shown.returncode == 0 and not (tmp_path / "out").exists()
+    assert shown.stdout.splitlines() == [
+        f"{folder / name} -> {tmp_path / 'out' / name}" for name in ("01_14.png", "letters.jpg")
+    ]
+
+
+def test_the_log_says_what_was_done(folder: Path, tmp_path: Path) -> None:
+    (folder / "bad.png").write_bytes(b"no image")
+    out = tmp_path / "out"
+    assert tbsn("denoise", folder, "-o", out, "--quiet").returncode == 3
+    (out / "01_14.png").unlink()
+    again = tbsn("denoise", folder, "-o", out, "--skip-existing")
+    assert again.returncode == 3 and "1 done, 2 skipped, 1 failed" in again.stderr
+    lines = [json.loads(line) for line in (out / "run.jsonl").read_text().splitlines()]
+    assert [line["status"] for line in lines[:4]] == ["done", "failed", "done", "done"]
+    digest = hashlib.sha256((folder / "01_14.png").read_bytes()).hexdigest()
+    assert lines[0]["input_sha256"] == digest and lines[0]["model"] == "default" and len(lines[0]["model_sha256"]) == 64
+
+
+def test_results_inside_the_input_folder_are_no_inputs(folder: Path) -> None:
+    for _ in range(2):
+        done = tbsn("denoise", folder, "-o", folder / "out", "--overwrite")
+        assert done.returncode == 0 and len(done.stdout.splitlines()) == 3
+    for _ in range(2):
+        done = tbsn("denoise", folder / "more", "--overwrite", "--suffix", ".clean")
+        assert done.returncode == 0 and done.stdout.strip().endswith("12_14.clean.png")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_batch_that_is_stopped_goes_on(tmp_path: Path, number: int, code: int) -> None:
+    (tmp_path / "in").mkdir()
+    for i in range(12):
+        shutil.copy(EXAMPLES / "letters.png", tmp_path / "in" / f"{i:02}.png")
+    command = [sys.executable, "-m", "tbsn", "denoise", str(tmp_path / "in"), "-o", str(tmp_path / "out")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not list((tmp_path / "out").glob("[0-9]*.png")):
+        time.sleep(0.02)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == code and "stopped" in errors
+    done = {path.name for path in (tmp_path / "out").iterdir()} - {"run.jsonl"}
+    assert 0 < len(done) < 12 and all(name.endswith(".png") and not name.startswith(".") for name in done)
+    assert subprocess.run([*command, "--skip-existing"], capture_output=True, check=False).returncode == 0
+    assert len(list((tmp_path / "out").glob("[0-9]*.png"))) == 12
+
+
+def test_memory_and_unexpected_errors_are_the_files_alone(tmp_path: Path, photo: Path) -> None:
+    def fails(error: Exception) -> Denoiser:
+        def function(image: np.ndarray) -> np.ndarray:
+            raise error
+
+        return Denoiser(function, 3, "fails")
+
+    jobs = [Job(photo, tmp_path / f"{i}.png") for i in range(3)]
+    for error, code in ((MemoryError(), 5), (RuntimeError("std::bad_alloc"), 5), (KeyError("x"), 1)):
+        results = list(batch.denoise_files(fails(error), jobs))
+        assert [result.error and result.error.code for result in results] == [code] * 3
+        assert not list(tmp_path.glob("[.0-9]*.png"))
+
+
+def test_a_full_disk_ends_the_batch(tmp_path: Path, photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: object) -> None:
+        raise NoRoomError("out", "cannot be written (No space left on device)", "make room")
+
+    monkeypatch.setattr(batch, "write_rows", full)
+    jobs = [Job(photo, tmp_path / f"{i}.png") for i in range(20)]
+    results = list(batch.denoise_files(SAME, jobs))
+    assert len(results) < 4 and all(result.error and result.error.code == 5 for result in results)
+
+
+def test_tiles_are_as_small_as_memory_needs() -> None:
+    model = package.load()
+    sizes = [model.within(memory, 12_000).tiling.size for memory in (8e9, 1e9, 5e8, 1e6)]
+    assert sizes[0] == Tiling().size and sizes == sorted(sizes, reverse=True) and sizes[-1] == 256
+
+
+def test_raw_files_are_developed(tmp_path: Path) -> None:
+    pytest.importorskip("rawpy")
+    (tmp_path / "a.dng").write_bytes(b"II*\0no raw file")
+    done = tbsn("denoise", tmp_path / "a.dng", "-o", tmp_path / "out")
+    assert done.returncode == 3 and "not a RAW file" in done.stderr
