@@ -7,7 +7,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,14 @@ class Server:
             return answer.status, answer.read().decode(errors="replace")
         finally:
             connection.close()
+
+    @contextmanager
+    def open(self, session: str) -> Iterator[None]:
+        """As an open page does."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        connection.request("GET", f"/gradio_api/heartbeat/{session}")
+        with closing(connection), connection.getresponse():
+            yield
 
     def send(self, photo: Path, session: str, **more: Any) -> tuple[int, str]:
         """Upload a file and say that it was dropped."""

@@ -20,6 +20,7 @@ from conftest import EXAMPLES, save, tbsn
 from served import Page, Server, finish, start, until
 from tbsn import images
 from tbsn.denoiser import PRETRAINED
+from tbsn.serve import _listen
 
 PHOTO = EXAMPLES / "01_14.png"
 
@@ -123,25 +124,31 @@ def test_closing_the_page_deletes_and_nothing_left_the_machine(page: Page, serve
 
 
 def test_files_are_given_to_none_but_who_knows_their_names(server: Server) -> None:
-    assert server.send(PHOTO, "first")[0] == 200
-    (result,) = until(lambda: server.files("*/result/*"))
-    assert result.parents[1].name not in ("first", "result") and "first" not in str(result)
-    assert server.ask("GET", f"/gradio_api/file={result}")[0] == 200
-    for path in (
-        "/etc/passwd",
-        "../../../../../../../../etc/passwd",
-        f"{result.parent}/../../../../log",
-        f"{result.parent}/%2e%2e/%2e%2e/%2e%2e/%2e%2e/log",
-        *result.parents,
-        "http://127.0.0.1:1/",
-        "file:///etc/passwd",
-        "~/.profile",
-        "",
-    ):
-        status, answer = server.ask("GET", f"/gradio_api/file={path}")
-        assert status in (403, 404) and "root:" not in answer and result.name not in answer, path
-    for path in ("/../etc/passwd", "/assets/../../../../../../etc/passwd", "/static/%2e%2e/%2e%2e/routes.py", "/runs"):
-        assert server.ask("GET", path)[0] in (403, 404), path
+    with server.open("first"):
+        assert server.send(PHOTO, "first")[0] == 200
+        (result,) = until(lambda: server.files("*/result/*"))
+        assert result.parents[1].name not in ("first", "result") and "first" not in str(result)
+        assert server.ask("GET", f"/gradio_api/file={result}")[0] == 200
+        for path in (
+            "/etc/passwd",
+            "../../../../../../../../etc/passwd",
+            f"{result.parent}/../../../../log",
+            f"{result.parent}/%2e%2e/%2e%2e/%2e%2e/%2e%2e/log",
+            *result.parents,
+            "http://127.0.0.1:1/",
+            "file:///etc/passwd",
+            "~/.profile",
+            "",
+        ):
+            status, answer = server.ask("GET", f"/gradio_api/file={path}")
+            assert status in (403, 404) and "root:" not in answer and result.name not in answer, path
+        for path in (
+            "/../etc/passwd",
+            "/assets/../../../../../../etc/passwd",
+            "/static/%2e%2e/%2e%2e/routes.py",
+            "/runs",
+        ):
+            assert server.ask("GET", path)[0] in (403, 404), path
 
 
 def test_the_server_trusts_no_client(server: Server, tmp_path: Path) -> None:
@@ -176,13 +183,25 @@ def test_an_address_in_use_is_named(server: Server) -> None:
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and f"port {server.port}" in done.stderr
 
 
+def test_other_addresses_than_this_machines_are_warned_of(capfd: pytest.CaptureFixture[str]) -> None:
+    for host, local in (("127.0.0.1", True), ("localhost", True), ("0.0.0.0", False)):
+        listening, only_here = _listen(host, 0)
+        listening.close()
+        assert only_here == local and bool(capfd.readouterr().err) != local
+
+
 def test_sigterm_ends_it_in_the_middle_of_a_photo(tmp_path: Path) -> None:
     server = start(tmp_path / "tmp")
     photo = save(tmp_path / "a.jpg", np.random.default_rng(0).integers(0, 255, (2000, 2000, 3), np.uint8), Q=20)
-    server.send(photo, "busy")
-    until(lambda: server.files("*/photo/*"))
-    time.sleep(0.5)
-    assert finish(server, signal.SIGTERM) == 143
+    with server.open("first"):
+        server.send(photo, "first")
+        until(lambda: server.files("*/photo/*"))
+        # Who leaves before their turn comes leaves nothing.
+        with server.open("second"):
+            server.send(PHOTO, "second")
+        time.sleep(0.5)
+        assert len(server.files("*/photo/*")) == 1
+        assert finish(server, signal.SIGTERM) == 143
     assert [path.name for path in server.folder.iterdir()] == ["log"]
 
 

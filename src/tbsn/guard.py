@@ -12,10 +12,11 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse
 
 from tbsn.errors import InputError
+from tbsn.sessions import Sessions
 
 PAGES = ("/", "/config", "/theme.css", "/favicon.ico", "/gradio_api/queue/join", "/gradio_api/upload")
-FOLDERS = ("/assets/", "/static/", "/gradio_api/heartbeat/", "/gradio_api/upload_progress", "/gradio_api/queue/data")
-FILE, UPLOAD = "/gradio_api/file=", "/gradio_api/upload"
+FILE, UPLOAD, HEARTBEAT = "/gradio_api/file=", "/gradio_api/upload", "/gradio_api/heartbeat/"
+FOLDERS = ("/assets/", "/static/", HEARTBEAT, "/gradio_api/upload_progress", "/gradio_api/queue/data")
 MESSAGE = 1 << 20  # bytes of a request that is no upload, and of what surrounds an upload
 # Inline scripts and compiled templates are gradio's way; whatever the page asks for, it comes from here.
 HEADERS = {
@@ -26,14 +27,16 @@ HEADERS = {
 
 
 class Guard:
-    """An app that answers only what `PAGES` and `FOLDERS` name, and files below ``root``.
+    """An app that answers only what `PAGES` and `FOLDERS` name, and the files of ``sessions``.
+
+    A session lasts as long as gradio's page holds its heartbeat open.
 
     Requests have at most ``megabytes``, come from the app's own page and, if ``hosts`` are given, are addressed to one
     of these: else any website could have its name point here, and read along.
     """
 
-    def __init__(self, app: Any, root: Path, megabytes: int, hosts: tuple[str, ...]) -> None:
-        self.app, self.root, self.megabytes, self.hosts = app, root.resolve(), megabytes, hosts
+    def __init__(self, app: Any, sessions: Sessions, megabytes: int, hosts: tuple[str, ...]) -> None:
+        self.app, self.sessions, self.megabytes, self.hosts = app, sessions, megabytes, hosts
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answers, or has the app answer."""
@@ -49,8 +52,16 @@ class Guard:
             await send(message)
 
         status, reason = self._refusal(scope["path"], Headers(scope=scope))
-        answer = PlainTextResponse(reason, status) if status else self.app
-        return await answer(scope, receive, guarded)
+        if status:
+            return await PlainTextResponse(reason, status)(scope, receive, guarded)
+        if not scope["path"].startswith(HEARTBEAT):
+            return await self.app(scope, receive, guarded)
+        session = scope["path"].removeprefix(HEARTBEAT)
+        self.sessions.begin(session)
+        try:
+            await self.app(scope, receive, guarded)
+        finally:
+            self.sessions.end(session)
 
     def _refusal(self, path: str, headers: Headers) -> tuple[int, str]:
         host = headers.get("host", "")
@@ -59,7 +70,7 @@ class Guard:
         if headers.get("origin", f"//{host}").partition("//")[2] != host:
             return 403, "not from the page of this server"
         if path.startswith(FILE):
-            inside = Path(path.removeprefix(FILE)).resolve().is_relative_to(self.root)
+            inside = Path(path.removeprefix(FILE)).resolve().is_relative_to(self.sessions.root.resolve())
             return (0, "") if inside else (404, "no such file")
         if path not in PAGES and not path.startswith(FOLDERS):
             return 404, "no such page"

@@ -34,6 +34,7 @@ const refuse = (event) => {
   if (!large) return;
   event.preventDefault();
   event.stopImmediatePropagation();
+  if (event.target.files) event.target.value = "";
   trigger("large", { name: large.name });
 };
 window.addEventListener("change", refuse, true);

@@ -1,11 +1,7 @@
 """The page of `tbsn serve`: what is on it, and what happens when it is used."""
 
-import hashlib
 import html
-import secrets
-import shutil
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,53 +13,10 @@ from tbsn.denoiser import load
 from tbsn.diagnose import describe, diagnose
 from tbsn.errors import InputError
 from tbsn.guard import too_large
+from tbsn.sessions import Files, Sessions
 
 HERE = Path(__file__).parent
 WAITING, HOUR = 16, 3600
-
-
-@dataclass(frozen=True)
-class Files:
-    """What one session has, in a folder that no other session can name: its photo, the result and the views of both."""
-
-    folder: Path
-
-    @property
-    def photo(self) -> Path:
-        """The photo. Raises `InputError` where there is none any more."""
-        for path in self.folder.glob("photo/*"):
-            return path
-        raise InputError("The photo", "is no longer kept here", "drop it again")
-
-    @property
-    def result(self) -> Path:
-        """Where the command would write the result of this photo, but that it lies in a folder of its own."""
-        return self.folder / "result" / f"{self.photo.stem}{batch.SUFFIX}{self.photo.suffix}"
-
-    def take(self, upload: Path) -> None:
-        """Move an upload here, in place of all that is here. Raises `InputError`."""
-        self.delete()
-        (self.folder / "photo").mkdir(parents=True)
-        shutil.move(upload, self.folder / "photo" / upload.name)
-        preview.check_size(self.photo)
-
-    def delete(self) -> None:
-        """Delete the folder."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-    @property
-    def open(self) -> bool:
-        """Whether the session still has its photo: it may end while the photo is denoised."""
-        return any(self.folder.glob("photo/*"))
-
-    @property
-    def denoised(self) -> bool:
-        """Whether there is a result."""
-        return self.open and self.result.exists()
-
-    def line(self, error: InputError) -> str:
-        """An error, with names as the user knows them."""
-        return str(error).replace(f"{self.folder}/photo/", "").replace(f"{self.folder}/result/", "")
 
 
 class Page(gr.Blocks):
@@ -75,7 +28,8 @@ class Page(gr.Blocks):
         """Raises `gradio.Error` for inputs that name another file."""
 
         def check(file: dict[str, Any]) -> None:
-            if not Path(str(file["path"])).resolve().is_relative_to(self.root):
+            path = Path(str(file["path"])).resolve()
+            if not (path.is_relative_to(self.root) and path.is_file()):
                 raise gr.Error("not an upload")
 
         traverse(inputs, check, lambda value: isinstance(value, dict) and "path" in value)
@@ -85,21 +39,18 @@ class Page(gr.Blocks):
 class Desk:
     """The answers to what users do. Sessions share nothing but the models."""
 
-    def __init__(self, root: Path, megabytes: int) -> None:
-        self._root, self._megabytes, self._key = root, megabytes, secrets.token_bytes(32)
-
-    def files(self, request: gr.Request) -> Files:
-        """The files of a session; who does not know its name cannot know the folder's either, even who knows both."""
-        name = hashlib.blake2b(str(request.session_hash).encode(), key=self._key, digest_size=16).hexdigest()
-        return Files(self._root / name)
+    def __init__(self, sessions: Sessions, megabytes: int) -> None:
+        self._sessions, self._megabytes = sessions, megabytes
 
     def start(
         self, upload: str | None, model: str, automatic: bool, strength: float, request: gr.Request
     ) -> tuple[Any, ...]:
         """A photo has been dropped, or taken away."""
-        files = self.files(request)
+        files = self._sessions.files(request.session_hash)
         try:
             files.take(Path(upload)) if upload else files.delete()
+            if not self._sessions.open(request.session_hash):  # closed while this waited for its turn
+                files.delete()
         except InputError as error:
             files.delete()
             return _nothing(files.line(error))
@@ -109,7 +60,7 @@ class Desk:
         self, model: str, automatic: bool, strength: float, shown: dict[str, Any] | None, request: gr.Request
     ) -> tuple[Any, ...]:
         """The views, of the part that is shown already; the download and a note."""
-        files = self.files(request)
+        files = self._sessions.files(request.session_hash)
         if not files.open and not shown:
             return _nothing()
         began = time.monotonic()
@@ -125,7 +76,7 @@ class Desk:
 
     def look(self, request: gr.Request, event: gr.EventData) -> tuple[Any, ...]:
         """Another part of the photo."""
-        files = self.files(request)
+        files = self._sessions.files(request.session_hash)
         try:
             return _views(files, event.x, event.y), gr.skip(), gr.skip()
         except InputError as error:
@@ -137,8 +88,8 @@ class Desk:
 
     def diagnose(self, request: gr.Request) -> Any:
         """What the noise is like, in lines of plain words."""
-        files = self.files(request)
-        if not files.denoised:
+        files = self._sessions.files(request.session_hash)
+        if not (files.open and files.result.exists()):
             return gr.HTML(visible=False)
         try:
             lines = describe(diagnose([files.photo], lambda error: None))
@@ -146,10 +97,6 @@ class Desk:
             lines = [files.line(error)]
         table, _, advice = html.escape("\n".join(lines)).partition("\n\n")
         return gr.HTML(f"<h2>What its noise is like</h2><pre>{table}</pre><p>{advice}</p>", visible=True)
-
-    def end(self, request: gr.Request) -> None:
-        """The page has been closed."""
-        self.files(request).delete()
 
 
 def _views(files: Files, x: float, y: float) -> dict[str, Any]:
@@ -182,11 +129,11 @@ def _note(text: str, kind: str = "note") -> str:
     return f'<div class="{kind}" role="status">{html.escape(text)}</div>'
 
 
-def build(models: list[str], root: Path, megabytes: int) -> gr.Blocks:
-    """The page, for these models and photos of at most ``megabytes``; gradio puts uploads into ``root``."""
-    desk = Desk(root, megabytes)
+def build(models: list[str], sessions: Sessions, megabytes: int) -> gr.Blocks:
+    """The page, for these models and photos of at most ``megabytes``."""
+    desk = Desk(sessions, megabytes)
     with Page(title="Denoise a photo", analytics_enabled=False, delete_cache=(HOUR, 24 * HOUR)) as page:
-        page.root = root.resolve()
+        page.root = sessions.root.resolve()
         gr.HTML(
             "<h1>Denoise a photo</h1><p>Nothing is kept: photo and result are deleted when you close this page.</p>",
             elem_id="head",
@@ -213,5 +160,6 @@ def build(models: list[str], root: Path, megabytes: int) -> gr.Blocks:
         automatic.change(lambda on: gr.Slider(visible=not on), automatic, strength, api_visibility="private")
         compare.select(desk.look, None, results, api_visibility="private")
         compare.large(desk.refuse, None, results, api_visibility="private")
-        page.unload(desk.end)
+        # Only where something listens does gradio's page tell the server that it is open, see `Sessions`.
+        page.unload(lambda: None)
     return page.queue(max_size=WAITING, default_concurrency_limit=1, api_open=False)

@@ -26,12 +26,15 @@ def serve(models: list[str], host: str, port: int, megabytes: int) -> None:
     """
     for model in models:
         load(model)
+    listening, local = _listen(host, port)
     root = Path(tempfile.mkdtemp(prefix="tbsn-serve-"))
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
     code = 0
     try:
-        server, listening = _server(models, root, megabytes, host, port)
+        server = _server(models, root, megabytes, (host, *LOOPBACK) if local else ())
+        name = f"[{host}]" if ":" in host else host
+        print(f"http://{name}:{listening.getsockname()[1]}  (Ctrl-C ends it)", flush=True)
         server.run(sockets=[listening])
     except SystemExit as stop:
         code = int(stop.code or 0)
@@ -42,7 +45,7 @@ def serve(models: list[str], host: str, port: int, megabytes: int) -> None:
     os._exit(code)
 
 
-def _server(models: list[str], root: Path, megabytes: int, host: str, port: int) -> tuple[Any, socket.socket]:
+def _server(models: list[str], root: Path, megabytes: int, hosts: tuple[str, ...]) -> Any:
     _no_network(root)
     import uvicorn
     from fastapi import FastAPI
@@ -51,12 +54,13 @@ def _server(models: list[str], root: Path, megabytes: int, host: str, port: int)
 
     from tbsn import page, preview
     from tbsn.guard import Guard
+    from tbsn.sessions import Sessions
 
     preview.restrict()
-    listening, local = _listen(host, port)
+    sessions = Sessions(root)
     app = mount_gradio_app(
         FastAPI(),
-        page.build(models, root, megabytes),
+        page.build(models, sessions, megabytes),
         "/",
         footer_links=[],
         run_history=False,
@@ -68,10 +72,8 @@ def _server(models: list[str], root: Path, megabytes: int, host: str, port: int)
         theme=Default(font="system-ui", font_mono="ui-monospace"),
         css_paths=[page.HERE / "page.css"],
     )
-    guarded = Guard(app, root, megabytes, (host, *LOOPBACK) if local else ())
-    name = f"[{host}]" if ":" in host else host
-    print(f"http://{name}:{listening.getsockname()[1]}  (Ctrl-C ends it)", flush=True)
-    return uvicorn.Server(uvicorn.Config(guarded, log_level="critical", timeout_graceful_shutdown=1)), listening
+    guarded = Guard(app, sessions, megabytes, hosts)
+    return uvicorn.Server(uvicorn.Config(guarded, log_level="critical", timeout_graceful_shutdown=1))
 
 
 def _no_network(root: Path) -> None:
@@ -81,7 +83,6 @@ def _no_network(root: Path) -> None:
         "GRADIO_TEMP_DIR": str(root),
         "GRADIO_EXAMPLES_CACHE": str(root),
         "HF_HUB_OFFLINE": "1",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
     }
 
 
@@ -95,7 +96,7 @@ def _listen(host: str, port: int) -> tuple[socket.socket, bool]:
         raise InputError(host, reason, "choose others with --host and --port") from error
     local = ipaddress.ip_address(address[0]).is_loopback
     if not local:
-        print(f"warning: {host}: whoever reaches it can use the page; no password, no encryption", file=sys.stderr)
+        print(f"warning: {host} is open to others: no password, no encryption", file=sys.stderr)
     return listening, local
 
 
