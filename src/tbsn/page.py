@@ -143,7 +143,7 @@ def build(models: list[str], sessions: Sessions, megabytes: int) -> gr.Blocks:
                 upload = gr.File(label="Photo", file_types=list(images.SUFFIXES), height=150)
                 model = gr.Radio(models, value=models[0], label="Model")
                 automatic = gr.Checkbox(True, label="Strength: as much as is noise")
-                strength = gr.Slider(0, 1, 1, step=0.05, label="Strength, from none to all", visible=False)
+                strength = gr.Slider(0, 1, 1, step=0.05, label="Strength", visible=False)
                 download = gr.DownloadButton("Download the result", variant="primary", visible=False)
                 note = gr.HTML()
             with gr.Column(scale=3, min_width=320):
