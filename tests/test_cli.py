@@ -30,7 +30,7 @@ def settings(*values: str) -> list[str]:
 
 def test_version_and_help() -> None:
     assert tbsn("--version").stdout.split() == ["tbsn", importlib.metadata.version("tbsn")]
-    for verb in ("", "denoise", "train", "distill", "evaluate", "export", "convert"):
+    for verb in ("", "denoise", "train", "distill", "evaluate", "serve", "export", "convert"):
         shown = tbsn(*([verb] if verb else []), "--help")
         assert shown.returncode == 0 and "Usage" in shown.stdout
         if verb:

@@ -3,6 +3,7 @@
 ``tbsn.load()`` gives a denoiser for numpy images; ``tbsn.SelfSupervisedDenoiser`` learns one from your own.
 """
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,9 @@ if TYPE_CHECKING:
     from tbsn.estimator import SelfSupervisedDenoiser
 
 __all__ = ["Denoiser", "InputError", "SelfSupervisedDenoiser", "load"]
+
+# ONNX Runtime reports to its maker, unless it is told not to before it is imported.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 HOMES = {"Denoiser": "denoiser", "InputError": "errors", "SelfSupervisedDenoiser": "estimator", "load": "denoiser"}
 

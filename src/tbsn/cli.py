@@ -14,7 +14,7 @@ from tbsn.settings import TeacherSettings
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
-NEEDS_TORCH = "pip install 'tbsn[train]'"
+EXTRAS = {"gradio": "serve"}
 SOME_FAILED = 3
 
 Model = Annotated[str, typer.Option(help="`default`, a model file, or the folder of a run.")]
@@ -232,6 +232,24 @@ def diagnose(
 
 
 @app.command()
+def serve(
+    model: Annotated[
+        list[str], typer.Option(help="A model to offer beside `default` and `unet`: a file or run; repeatable.")
+    ] = [],  # noqa: B006 (Typer copies it)
+    host: Annotated[str, typer.Option(help="Address to listen on; others than this machine's own are open to all.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 for any free one.", min=0, max=65535)] = 7860,
+    max_upload: Annotated[int, typer.Option(help="Largest photo, in MB.", min=1)] = 200,
+) -> None:
+    """Denoise photos on a page in the browser: before and after, and what the noise is like."""
+    from tbsn.web.serve import MODELS
+    from tbsn.web.serve import serve as serve_page
+
+    serve_page([*MODELS, *model], host, port, max_upload)
+
+
+@app.command()
 def export(
     model: Annotated[str, typer.Argument(help="Run, model file or name of a student.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="File: .onnx or .safetensors.")] = Path("student.onnx"),
@@ -346,5 +364,6 @@ def run() -> None:
         print(f"error: {error.filename or 'tbsn'}: {reason}; make room or mend it, then again", file=sys.stderr)
         sys.exit(2)
     except ModuleNotFoundError as error:
-        print(f"error: tbsn: this command needs {error.name}; {NEEDS_TORCH}", file=sys.stderr)
+        extra = EXTRAS.get(str(error.name), "train")
+        print(f"error: tbsn: this command needs {error.name}; pip install 'tbsn[{extra}]'", file=sys.stderr)
         sys.exit(2)

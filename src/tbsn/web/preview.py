@@ -1,0 +1,77 @@
+"""What the eye is shown of a photo and its result: pictures of 8 bits, whatever the depth, one pixel for one."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyvips
+
+from tbsn.errors import InputError
+from tbsn.images import MAX_CHANNELS
+
+SIDE, OVERVIEW_SIDE = 1600, 400
+MAX_MEGAPIXELS = 100
+
+
+@dataclass(frozen=True)
+class Window:
+    """A part of a photo: where it begins, its size, and the size of the whole, in pixels as the photo is seen."""
+
+    left: int
+    top: int
+    width: int
+    height: int
+    whole_width: int
+    whole_height: int
+
+
+def restrict() -> None:
+    """Let libvips decode the formats of photos alone, in this process: it knows dozens that strangers could send."""
+    pyvips.operation_block_set("VipsForeignLoad", True)
+    for name in ("Png", "Jpeg", "Tiff", "Webp"):
+        pyvips.operation_block_set(f"VipsForeignLoad{name}", False)
+
+
+def check_size(path: Path) -> None:
+    """Raises `InputError` for a photo that claims, in its header, more pixels than there is memory to spare for."""
+    try:
+        image = pyvips.Image.new_from_file(str(path))
+    except pyvips.Error:
+        return  # why it cannot be read is told by who reads it
+    if image.width * image.height > MAX_MEGAPIXELS * 1_000_000:
+        reason = f"claims {image.width}x{image.height} pixels, over {MAX_MEGAPIXELS} million"
+        raise InputError(path, reason, "denoise it with `tbsn denoise`, or cut it")
+
+
+def show(before: Path, after: Path, folder: Path, x: float = 0.5, y: float = 0.5) -> Window:
+    """Write ``before.png`` and ``after.png``, the same window of two photos around a point, ``x`` and ``y`` in [0, 1].
+
+    A reduced picture hides noise, and a whole one can be hundreds of megabytes: a window has at most SIDE pixels a
+    side. ``overview.jpg`` is all of ``after``, small. Floats outside [0, 1] are shown from the least to the greatest.
+    """
+    noisy, denoised = (pyvips.Image.new_from_file(str(path)).autorot() for path in (before, after))
+    low, high = _range(noisy)
+    width, height = min(SIDE, noisy.width), min(SIDE, noisy.height)
+    left = round(min(max(x * noisy.width - width / 2, 0), noisy.width - width))
+    top = round(min(max(y * noisy.height - height / 2, 0), noisy.height - height))
+    for name, image in (("before", noisy), ("after", denoised)):
+        part = _visible(image, low, high).crop(left, top, width, height)
+        part.write_to_file(str(folder / f"{name}.png"), compression=1, keep="icc")
+    small = _visible(denoised, low, high).thumbnail_image(OVERVIEW_SIDE)
+    small.write_to_file(str(folder / "overview.jpg"), keep="icc", background=255)
+    return Window(left, top, width, height, noisy.width, noisy.height)
+
+
+def _range(image: pyvips.Image) -> tuple[float, float]:
+    """What is shown black, and what white."""
+    if image.format != "float":
+        return 0, {"uchar": 255, "ushort": 65535}[str(image.format)]
+    low, high = (float(image.stats()(x, 0)[0]) for x in (0, 1))
+    return (0, 1) if low >= 0 and high <= 1 else (low, max(high, low + 1e-6))
+
+
+def _visible(image: pyvips.Image, low: float, high: float) -> pyvips.Image:
+    # Of the channels of microscopes and satellites, the first three.
+    seen = image[:3] if 4 < image.bands <= MAX_CHANNELS else image
+    scale = 255 / (high - low)
+    eight_bits = (seen * scale - low * scale).rint().cast("uchar")
+    return eight_bits.copy(interpretation="b-w" if seen.bands < 3 else "srgb")

@@ -1,0 +1,104 @@
+"""`tbsn serve`: a page in the browser, from this machine. It keeps nothing and asks nothing of the network."""
+
+import ipaddress
+import os
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from tbsn.denoiser import DEFAULT, load
+from tbsn.errors import InputError
+
+MODELS = (DEFAULT, "unet")
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+def serve(models: list[str], host: str, port: int, megabytes: int) -> None:
+    """Serve the page until a signal ends the process: with 130 for Ctrl-C and 143 for SIGTERM.
+
+    ``models``: what to choose from, the first by default; ``port`` 0 is any free one; ``megabytes``: the largest photo.
+    Raises `InputError` for a model or address that cannot be used, and `ModuleNotFoundError` without gradio.
+    """
+    for model in models:
+        load(model)
+    listening, local = _listen(host, port)
+    root = Path(tempfile.mkdtemp(prefix="tbsn-serve-"))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
+    code = 0
+    try:
+        server = _server(models, root, megabytes, (host, *LOOPBACK) if local else ())
+        name = f"[{host}]" if ":" in host else host
+        print(f"http://{name}:{listening.getsockname()[1]}  (Ctrl-C ends it)", flush=True)
+        server.run(sockets=[listening])
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+    sys.stdout.flush()
+    # Not by sys.exit: a photo that is being denoised would hold the process until it is done.
+    os._exit(code)
+
+
+def _server(models: list[str], root: Path, megabytes: int, hosts: tuple[str, ...]) -> Any:
+    _no_network(root)
+    import uvicorn
+    from fastapi import FastAPI
+    from gradio import mount_gradio_app
+    from gradio.themes import Default
+
+    from tbsn.web import page, preview
+    from tbsn.web.guard import Guard
+    from tbsn.web.sessions import Sessions
+
+    preview.restrict()
+    sessions = Sessions(root)
+    app = mount_gradio_app(
+        FastAPI(),
+        page.build(models, sessions, megabytes),
+        "/",
+        footer_links=[],
+        run_history=False,
+        show_error=False,
+        ssr_mode=False,
+        pwa=False,
+        mcp_server=False,
+        enable_monitoring=False,
+        theme=Default(font="system-ui", font_mono="ui-monospace"),
+        css_paths=[page.HERE / "page.css"],
+    )
+    guarded = Guard(app, sessions, megabytes, hosts)
+    return uvicorn.Server(uvicorn.Config(guarded, log_level="critical", timeout_graceful_shutdown=1))
+
+
+def _no_network(root: Path) -> None:
+    """Settings that gradio and its libraries read as they are imported."""
+    os.environ |= {
+        "GRADIO_ANALYTICS_ENABLED": "False",
+        "GRADIO_TEMP_DIR": str(root),
+        "GRADIO_EXAMPLES_CACHE": str(root),
+        "HF_HUB_OFFLINE": "1",
+    }
+
+
+def _listen(host: str, port: int) -> tuple[socket.socket, bool]:
+    """A socket, and whether only this machine reaches it; a warning if not."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listening = socket.create_server(address[:2], family=family)
+    except OSError as error:
+        reason = f"cannot listen on port {port} ({error.strerror})"
+        raise InputError(host, reason, "choose others with --host and --port") from error
+    local = ipaddress.ip_address(address[0]).is_loopback
+    if not local:
+        print(f"warning: {host} is open to others: no password, no encryption", file=sys.stderr)
+    return listening, local
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    sys.exit(128 + number)
