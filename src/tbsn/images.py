@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyvips
 
+from tbsn import metadata
 from tbsn.errors import InputError
 from tbsn.files import atomic
 
@@ -26,6 +27,7 @@ class Photo:
     pixels: np.ndarray
     alpha: np.ndarray | None
     header: pyvips.Image
+    kept: metadata.Metadata
 
 
 def find(inputs: Iterable[Path]) -> Iterator[Path]:
@@ -61,10 +63,11 @@ def read(path: Path, channels: int = 3) -> Photo:
     array = array.reshape(image.height, image.width, image.bands)
     if array.dtype == np.float32 and not np.isfinite(array).all():
         raise InputError(path, "has NaN or infinite values", "replace them by finite ones")
+    kept = metadata.collect(path)
     coloured = image.bands == 2 or image.interpretation not in ("b-w", "grey16")
     if image.bands in (2, 4) and coloured and image.bands != channels:
-        return Photo(array[..., :-1], array[..., -1:], image)
-    return Photo(array, None, image)
+        return Photo(array[..., :-1], array[..., -1:], image, kept)
+    return Photo(array, None, image, kept)
 
 
 def write(path: Path, pixels: np.ndarray, like: Photo | None = None) -> None:
@@ -84,8 +87,12 @@ def write(path: Path, pixels: np.ndarray, like: Photo | None = None) -> None:
     with atomic(path) as partial:
         try:
             image.write_to_file(str(partial), **options)
+            if like:
+                metadata.put(partial, like.kept)
         except pyvips.Error as error:
             raise InputError(path, _reason(error), "choose another output with -o") from error
+        except OSError as error:
+            raise InputError(path, f"cannot be written ({error.strerror})", "choose another output with -o") from error
 
 
 def _with_metadata(pixels: np.ndarray, like: Photo) -> pyvips.Image:
