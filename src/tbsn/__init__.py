@@ -3,6 +3,7 @@
 ``tbsn.load()`` gives a denoiser for numpy images; ``tbsn.SelfSupervisedDenoiser`` learns one from your own.
 """
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,9 @@ if TYPE_CHECKING:
     from tbsn.denoiser import Denoiser, load
     from tbsn.errors import InputError
     from tbsn.estimator import SelfSupervisedDenoiser
+
+# ONNX Runtime would tell its maker of every use, the model's name included. It looks here when it is imported.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __all__ = ["Denoiser", "InputError", "SelfSupervisedDenoiser", "load"]
 
