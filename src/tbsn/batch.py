@@ -1,5 +1,6 @@
 """Files in, files out."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,13 +17,13 @@ def plan(inputs: list[Path], output: Path | None, overwrite: bool) -> list[tuple
     Without an output ``photo_denoised.png`` beside ``photo.png``; a folder keeps the names, and the structure of input
     folders; a file name takes the one input. Raises `InputError` if there is no input, or several for one output file.
     """
-    sources = [(path, root if root.is_dir() else root.parent) for root in inputs for path in images.find([root])]
+    sources = [(path, root if os.path.isdir(root) else root.parent) for root in inputs for path in images.find([root])]
     sources = [(path, root) for path, root in sources if output or not path.stem.endswith(SUFFIX) or path == root]
     if not sources:
         raise InputError(
             inputs[0], "no images in this folder", f"name files or folders with {' '.join(images.SUFFIXES)}"
         )
-    to_file = output is not None and output.suffix.lower() in images.SUFFIXES and not output.is_dir()
+    to_file = output is not None and output.suffix.lower() in images.SUFFIXES and not os.path.isdir(output)
     if to_file and len(sources) > 1:
         raise InputError(output, f"is one file for {len(sources)} inputs", "name a folder with -o")
     planned: list[tuple[Path, Path | InputError]] = []
@@ -70,8 +71,8 @@ def _target(path: Path, root: Path, output: Path | None, to_file: bool) -> Path:
 def _refusal(path: Path, target: Path, overwrite: bool, other: Path | None) -> InputError | None:
     if other is not None:
         return InputError(path, f"would be written to {target}, as {other} is", "denoise them into different folders")
-    if target.exists() and target.resolve() == path.resolve():
+    if os.path.exists(target) and os.path.exists(path) and target.samefile(path):
         return InputError(path, "output and input are the same file", "choose another output with -o")
-    if target.exists() and not overwrite:
+    if os.path.lexists(target) and not overwrite:
         return InputError(target, "exists already", "add --overwrite, or choose another output with -o")
     return None

@@ -3,6 +3,7 @@
 import json
 import sys
 from importlib.metadata import version
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated
 
@@ -57,7 +58,7 @@ def denoise(
     overwrite: Overwrite = False,
 ) -> None:
     """Denoise images: same format, bit depth and metadata."""
-    from tbsn import batch
+    from tbsn import batch, formats
     from tbsn.denoiser import load
 
     planned = batch.plan(inputs, output, overwrite)
@@ -68,6 +69,8 @@ def denoise(
             print(f"error: {result}", file=sys.stderr)
         else:
             print(f"{source} -> {result}")
+            if note := formats.misnamed(source):
+                print(f"note: {note}", file=sys.stderr)
     if failed:
         raise typer.Exit(SOME_FAILED)
 
@@ -282,6 +285,8 @@ def _refuse_existing(output: Path, overwrite: bool) -> None:
 
 def run() -> None:
     """The program: `app`, with bad input as one line on standard error and its exit code."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")  # names are bytes, and need not be in the user's encoding
     try:
         app()
     except InputError as error:
