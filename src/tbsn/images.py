@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyvips
 
-from tbsn import metadata
+from tbsn import formats, metadata
 from tbsn.errors import InputError
 from tbsn.files import atomic
 
@@ -33,7 +33,7 @@ class Photo:
 def find(inputs: Iterable[Path]) -> Iterator[Path]:
     """Image files among the inputs; folders are searched recursively, hidden files left out."""
     for entry in inputs:
-        if entry.is_dir():
+        if os.path.isdir(entry):
             for folder, subfolders, names in os.walk(entry):
                 subfolders.sort()
                 for path in map(Path(folder).joinpath, sorted(names)):
@@ -50,12 +50,12 @@ def read(path: Path, channels: int = 3) -> Photo:
     that it has no colour. Raises `InputError` for a missing, empty, damaged or non-image file, one of more than 8
     channels, in another colour space, or of a depth other than 8, 16 or float 32 bits, and NaN or infinite values.
     """
-    if not path.is_file():
-        raise InputError(path, "no such file" if not path.exists() else "not a file", "check the name")
+    if not os.path.isfile(path):
+        raise InputError(path, "not a file" if os.path.exists(path) else "no such file", "check the name")
     if path.stat().st_size == 0:
         raise InputError(path, "the file is empty", "copy it again from its source")
     try:
-        image = pyvips.Image.new_from_file(str(path), access="sequential", fail_on="error")
+        image = _load(path)
         _check(path, image)
         array = image.numpy()
     except pyvips.Error as error:
@@ -68,6 +68,14 @@ def read(path: Path, channels: int = 3) -> Photo:
     if image.bands in (2, 4) and coloured and image.bands != channels:
         return Photo(array[..., :-1], array[..., -1:], image, kept)
     return Photo(array, None, image, kept)
+
+
+def _load(path: Path) -> pyvips.Image:
+    """By the loader of the format, since libvips has others, for what no photo is; by descriptor, since it takes a name
+    apart (``a[page=1].png``), wants it in UTF-8, and remembers what was in it."""
+    load = getattr(pyvips.Image, f"{formats.of(path).lower()}load_source")
+    with path.open("rb") as file:
+        return load(pyvips.Source.new_from_descriptor(file.fileno()), access="sequential", fail_on="error")
 
 
 def write(path: Path, pixels: np.ndarray, like: Photo | None = None) -> None:
@@ -86,7 +94,9 @@ def write(path: Path, pixels: np.ndarray, like: Photo | None = None) -> None:
     options = {"Q": 95} if path.suffix.lower() in (".jpg", ".jpeg", ".webp") else {}
     with atomic(path) as partial:
         try:
-            image.write_to_file(str(partial), **options)
+            with partial.open("r+b") as file:
+                target = pyvips.Target.new_to_descriptor(file.fileno())
+                image.write_to_target(target, path.suffix.lower(), **options)
             if like:
                 metadata.put(partial, like.kept)
         except pyvips.Error as error:

@@ -13,20 +13,11 @@ from pathlib import Path
 from struct import pack, unpack
 from typing import BinaryIO
 
-from tbsn import tags
+from tbsn import formats, tags
 from tbsn.errors import InputError
 from tbsn.files import atomic
 
-STARTS = {
-    b"\x89PNG\r\n\x1a\n": "png",
-    b"\xff\xd8": "jpeg",
-    b"RIFF": "webp",
-    b"II*\0": "tiff",
-    b"MM\0*": "tiff",
-    b"II+\0": "tiff",
-    b"MM\0+": "tiff",
-}
-EXIF = {"png": b"eXIf", "jpeg": b"\xe1Exif\0\0", "webp": b"EXIF"}
+EXIF = {"PNG": b"eXIf", "JPEG": b"\xe1Exif\0\0", "WebP": b"EXIF"}
 # What is carried. Not what describes the pixels as they were: palettes, histograms, previews, gain maps, signatures.
 CARRIED = (
     *EXIF.values(),
@@ -64,35 +55,43 @@ class Metadata:
             return tags.as_exif(self.pages[0])
         for name, part in self.parts:
             if name == EXIF[self.kind]:
-                inner = {"png": part[8:-4], "jpeg": part[4:], "webp": part[8 : 8 + unpack("<I", part[4:8])[0]]}
+                inner = {"PNG": part[8:-4], "JPEG": part[4:], "WebP": part[8 : 8 + unpack("<I", part[4:8])[0]]}
                 return inner[self.kind].removeprefix(b"Exif\0\0")
         return b""
 
 
 def collect(path: Path) -> Metadata:
-    """The metadata of a PNG, JPEG, WebP or TIFF file. Raises `InputError` if a checksum of it is wrong."""
+    """The metadata of a PNG, JPEG, WebP or TIFF file. Raises `InputError` if it is another, or a checksum is wrong."""
+    kind = formats.of(path)
     with path.open("rb") as file:
-        kind = _kind(file)
-        if kind == "tiff":
+        if kind == "TIFF":
             return Metadata(kind, pages=tags.read(file))
-        parts = [(name, _bytes(file, start, stop)) for name, start, stop in _segments(file, kind) if name in CARRIED]
+        checked = (*CARRIED, b"IEND")
+        parts = [(name, _bytes(file, start, stop)) for name, start, stop in _segments(file, kind) if name in checked]
+    if kind == "PNG":
+        _check(path, parts)
+    return Metadata(kind, [(name, part) for name, part in parts if name in CARRIED])
+
+
+def _check(path: Path, parts: list[tuple[bytes, bytes]]) -> None:
+    """Raises `InputError` for damage in PNG chunks that libvips lets pass."""
     for name, part in parts:
-        if kind == "png" and zlib.crc32(part[4:-4]).to_bytes(4, "big") != part[-4:]:
+        if zlib.crc32(part[4:-4]).to_bytes(4, "big") != part[-4:]:
             raise InputError(path, f"damaged (checksum of {name.decode()})", "copy it again from its source")
-    return Metadata(kind, parts)
+    if not parts or parts[-1][0] != b"IEND":
+        raise InputError(path, "damaged (its end is missing)", "copy it again from its source")
 
 
 def put(path: Path, metadata: Metadata) -> None:
-    """Put metadata into a file, in place of its own; into a file of another format its EXIF alone.
+    """Put metadata into a file that libvips has written, in place of its own; into one of another format EXIF alone.
 
     A JPEG that was no JPEG before has no room for EXIF of more than 64 kB: it is left out.
     """
-    with path.open("r+b") as file:
-        kind = _kind(file)
-        if kind == "tiff":
-            tags.add(file, metadata.pages or tags.read(BytesIO(metadata.exif))[:1])
-    if kind in EXIF:
+    if (kind := formats.of(path)) != "TIFF":
         _rewrite(path, kind, metadata)
+        return
+    with path.open("r+b") as file:
+        tags.add(file, metadata.pages or tags.read(BytesIO(metadata.exif))[:1])
 
 
 def _rewrite(path: Path, kind: str, metadata: Metadata) -> None:
@@ -106,13 +105,13 @@ def _rewrite(path: Path, kind: str, metadata: Metadata) -> None:
         new.write(b"".join(part for name, part in parts if name not in LAST))
         _copy(old, new, [segment for segment in segments if segment[0] not in FIRST])
         new.write(b"".join(part for name, part in parts if name in LAST))
-        if kind == "webp":
+        if kind == "WebP":
             _mend_header(new)
 
 
 def _mend_header(file: BinaryIO) -> None:
     """Let the header of a WebP file tell its size, and what is in it. libvips writes the extended form always."""
-    names = {name for name, _, _ in _segments(file, "webp")}
+    names = {name for name, _, _ in _segments(file, "WebP")}
     flags = _bytes(file, 20, 21)[0] & ~sum(WEBP_FLAGS.values())
     flags |= sum(flag for name, flag in WEBP_FLAGS.items() if name in names)
     for at, value in ((4, pack("<I", file.seek(0, os.SEEK_END) - 8)), (20, bytes([flags]))):
@@ -121,26 +120,21 @@ def _mend_header(file: BinaryIO) -> None:
 
 
 def _exif_part(kind: str, exif: bytes) -> list[tuple[bytes, bytes]]:
-    if not exif or (kind == "jpeg" and len(exif) > 0xFFFF - 8):
+    if not exif or (kind == "JPEG" and len(exif) > 0xFFFF - 8):
         return []
-    if kind == "jpeg":
+    if kind == "JPEG":
         part = b"\xff\xe1" + pack(">H", len(exif) + 8) + b"Exif\0\0" + exif
-    elif kind == "png":
+    elif kind == "PNG":
         part = pack(">I", len(exif)) + b"eXIf" + exif + pack(">I", zlib.crc32(b"eXIf" + exif))
     else:
         part = b"EXIF" + pack("<I", len(exif)) + exif + b"\0" * (len(exif) % 2)
     return [(EXIF[kind], part)]
 
 
-def _kind(file: BinaryIO) -> str:
-    head = _bytes(file, 0, 8)
-    return next((kind for start, kind in STARTS.items() if head.startswith(start)), "")
-
-
 def _segments(file: BinaryIO, kind: str) -> Iterator[Segment]:
     """The parts of a PNG, JPEG or WebP file; what follows the last whole one is left out."""
     end = file.seek(0, os.SEEK_END)
-    start = {"png": 8, "jpeg": 2, "webp": 12}.get(kind, end)
+    start = {"PNG": 8, "JPEG": 2, "WebP": 12}[kind]
     while start + 4 < end:
         name, stop = _segment(file, kind, start, end)
         if stop > end:
@@ -151,9 +145,9 @@ def _segments(file: BinaryIO, kind: str) -> Iterator[Segment]:
 
 def _segment(file: BinaryIO, kind: str, start: int, end: int) -> tuple[bytes, int]:
     head = _bytes(file, start, start + 4 + LONGEST_NAME)
-    if kind == "png":
+    if kind == "PNG":
         return head[4:8], start + 12 + int.from_bytes(head[:4], "big")
-    if kind == "webp":
+    if kind == "WebP":
         length = int.from_bytes(head[4:8], "little")
         return head[:4], start + 8 + length + length % 2
     if head[1] == FILL:
