@@ -12,10 +12,10 @@ if TYPE_CHECKING:
     from tbsn.errors import InputError
     from tbsn.estimator import SelfSupervisedDenoiser
 
-__all__ = ["Denoiser", "InputError", "SelfSupervisedDenoiser", "load"]
-
-# ONNX Runtime reports to its maker, unless it is told not to before it is imported.
+# ONNX Runtime would tell its maker of every use, the model's name included. It looks here when it is imported.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+__all__ = ["Denoiser", "InputError", "SelfSupervisedDenoiser", "load"]
 
 HOMES = {"Denoiser": "denoiser", "InputError": "errors", "SelfSupervisedDenoiser": "estimator", "load": "denoiser"}
 

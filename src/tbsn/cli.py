@@ -1,21 +1,24 @@
 """The command line: it parses, calls and prints. Nothing here imports torch before a verb needs it."""
 
+import errno
 import json
 import sys
 from dataclasses import asdict
 from importlib.metadata import version
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from tbsn.errors import InputError
+from tbsn.errors import InputError, NoRoomError
 from tbsn.settings import TeacherSettings
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 EXTRAS = {"gradio": "serve"}
 SOME_FAILED = 3
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 Model = Annotated[str, typer.Option(help="`default`, a model file, or the folder of a run.")]
 Run = Annotated[Path, typer.Option("--output", "-o", help="Folder of the run: recipe, log, checkpoints, model.")]
@@ -354,6 +357,8 @@ def _refuse_existing(output: Path, overwrite: bool) -> None:
 
 def run() -> None:
     """The program: `app`, with bad input as one line on standard error and its exit code."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")  # names are bytes, and need not be in the user's encoding
     try:
         app()
     except InputError as error:
@@ -362,7 +367,7 @@ def run() -> None:
     except OSError as error:
         reason = error.strerror or type(error).__name__
         print(f"error: {error.filename or 'tbsn'}: {reason}; make room or mend it, then again", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(NoRoomError.code if error.errno in FULL else 2)
     except ModuleNotFoundError as error:
         extra = EXTRAS.get(str(error.name), "train")
         print(f"error: tbsn: this command needs {error.name}; pip install 'tbsn[{extra}]'", file=sys.stderr)

@@ -19,6 +19,7 @@ PRETRAINED = Path(__file__).parent / "pretrained"
 DEFAULT = "default"
 TRUST = 1.5
 MIDDLE = 1024
+STILL = 2
 PIXEL_BYTES = {"FastUNet": 560, "UNet": 2300}  # of a tile, in ONNX Runtime
 ROW_BYTES = 60  # of each pixel in a row of tiles: the image, the change, the result
 PROCESS_BYTES = 1.5e8
@@ -78,7 +79,18 @@ class Denoiser:
         values = scale.unit(noisy)
         colour = np.repeat(values, self.channels // values.shape[2], axis=2)
         change = self.function(colour) - colour
+        change[still(noisy)] = 0
         return change.mean(axis=2, keepdims=True) if values.shape[2] < self.channels else change
+
+
+def still(image: np.ndarray) -> np.ndarray:
+    """Where nothing changes for STILL pixels up, down, left and right, so that there is no noise: (h, w) of an image."""
+    where = np.ones(image.shape[:2], bool)
+    for turned, view in ((image, where), (image.swapaxes(0, 1), where.T)):
+        equal = np.pad((turned[1:] == turned[:-1]).all(axis=2), ((STILL, STILL), (0, 0)), constant_values=True)
+        for shift in range(2 * STILL):
+            view &= equal[shift : shift + len(turned)]
+    return where
 
 
 def middle(size: tuple[int, int]) -> tuple[slice, slice]:

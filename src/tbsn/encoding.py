@@ -8,6 +8,7 @@ from typing import IO, Any
 import numpy as np
 import pyvips
 
+from tbsn import metadata
 from tbsn.errors import InputError, NoRoomError
 from tbsn.files import atomic
 from tbsn.images import SUFFIXES, Photo, load, reason
@@ -69,7 +70,11 @@ def write_rows(
             with as_image(rows, (shape[0] * pages, *shape[1:]), np.dtype(dtype)) as image:
                 image = _with_metadata(image, like, shape[0], encoding) if like else image
                 options: dict[str, Any] = {"Q": encoding.quality} if suffix in LOSSY else {}
-                image.write_to_file(str(partial), **options)
+                with partial.open("r+b") as file:
+                    target = pyvips.Target.new_to_descriptor(file.fileno())
+                    image.write_to_target(target, suffix, **options)
+                if like and like.kept.kind and encoding.private:
+                    metadata.put(partial, like.kept)
         except pyvips.Error as error:
             raise _failed(path, reason(error)) from error
         except OSError as error:

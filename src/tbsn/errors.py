@@ -7,6 +7,7 @@ class InputError(Exception):
     label, code = "error", 2
 
     def __init__(self, name: object, reason: str, remedy: str) -> None:
+        name = str(name).replace("\n", "\\n")
         super().__init__(f"{name}: {' '.join(reason.split())}; {remedy}")
 
 

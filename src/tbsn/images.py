@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pyvips
-from numpy.lib.format import MAGIC_PREFIX
 
+from tbsn import formats
 from tbsn.errors import InputError
+from tbsn.formats import RAW_SUFFIXES
+from tbsn.metadata import Metadata, collect
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".npy")
-RAW_SUFFIXES = (".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".pef", ".raf", ".rw2")
-LOADED_AS = {"png": ".png", "jpeg": ".jpg", "tiff": ".tif", "webp": ".webp", "gif": ".gif", "heif": ".heif"}
+SUFFIXES = tuple(suffix for known in formats.SUFFIXES.values() for suffix in known)
 MAX_PIXELS = 1 << 30
 DEPTHS = {"uchar": np.uint8, "ushort": np.uint16, "float": np.float32}
 MAX_CHANNELS = 8
@@ -30,8 +30,8 @@ class Photo:
 
     ``shape`` (h, w, c) is that of one of its ``pages``, without ``alpha``; ``dtype`` any integer or float one. ``rows``
     begins to decode: it gives a function from top and bottom to rows (bottom - top, w, c), to be asked for them in
-    order, the pages one after another. ``header`` is what the output inherits; None if there is nothing. ``suffix``
-    is that of its format.
+    order, the pages one after another. The output inherits from ``header``, if there is one, and what is ``kept``.
+    ``suffix`` is that of the format.
     """
 
     path: Path
@@ -42,6 +42,7 @@ class Photo:
     alpha: bool = False
     header: pyvips.Image | None = None
     suffix: str = ".tif"
+    kept: Metadata = Metadata()
 
     @property
     def pixels(self) -> np.ndarray:
@@ -55,7 +56,7 @@ class Photo:
 def find(inputs: Iterable[Path], recursive: bool = True) -> Iterator[Path]:
     """Image files among the inputs, and those in folders among them, hidden files left out."""
     for entry in inputs:
-        if entry.is_dir():
+        if os.path.isdir(entry):
             for folder, subfolders, names in os.walk(entry):
                 subfolders[:] = sorted(subfolders) if recursive else []
                 for path in map(Path(folder).joinpath, sorted(names)):
@@ -82,26 +83,26 @@ def open_photo(path: Path, channels: int = 3) -> Photo:
     that it has no colour. Raises `InputError` for a missing, empty, damaged or non-image file, one of more than 8
     channels, in another colour space, or of a depth other than 8, 16 or float 32 bits.
     """
-    if not path.is_file():
-        raise InputError(path, "no such file" if not path.exists() else "not a file", "check the name")
+    if not os.path.isfile(path):
+        raise InputError(path, "not a file" if os.path.exists(path) else "no such file", "check the name")
     if path.stat().st_size == 0:
         raise InputError(path, "the file is empty", "copy it again from its source")
-    if _is_array(path):
-        return _open_array(path)
     if path.suffix.lower() in RAW_SUFFIXES:
         return _develop(path)
-    image = load(path)
+    if formats.of(path) == "NumPy":
+        return _open_array(path)
+    image, suffix = load(path), formats.SUFFIXES[formats.of(path)][0]
     _check(path, image)
     pages = int(str(image.get("n-pages"))) if image.get_typeof("n-pages") else 1
     if pages > 1:
-        if loaded_as(image) != ".tif":
+        if suffix != ".tif":
             raise InputError(path, f"holds {pages} pages, an animation", "take single images out of it")
         image = load(path, n=-1)
         pages = image.height // image.get_page_height()
     alpha = _has_alpha(image, channels)
     shape = image.height // pages, image.width, image.bands - alpha
     rows = partial(_rows, path, shape[2], {"n": -1} if pages > 1 else {})
-    return Photo(path, shape, np.dtype(DEPTHS[str(image.format)]), rows, pages, alpha, image, loaded_as(image))
+    return Photo(path, shape, np.dtype(DEPTHS[str(image.format)]), rows, pages, alpha, image, suffix, collect(path))
 
 
 def _rows(path: Path, channels: int, options: dict[str, int]) -> Rows:
@@ -121,28 +122,23 @@ def _rows(path: Path, channels: int, options: dict[str, int]) -> Rows:
 def load(path: Path, **options: int) -> pyvips.Image:
     """Open a file with libvips, to be decoded from top to bottom. Raises `InputError`.
 
-    By descriptor, since libvips takes a name apart (``a[page=1].png``) and wants it in UTF-8.
+    By the loader of its format, since libvips has others, for what no photo is; by descriptor, since it takes a name
+    apart (``a[page=1].png``), wants it in UTF-8, and remembers what was in it.
     """
+    loader = getattr(pyvips.Image, f"{formats.of(path).lower()}load_source")
     try:
         with path.open("rb") as file:
             source = pyvips.Source.new_from_descriptor(file.fileno())
-            image = pyvips.Image.new_from_source(source, "", access="sequential", fail_on="error", **options)
+            return loader(source, access="sequential", fail_on="error", **options)
     except pyvips.Error as error:
         raise InputError(path, reason(error), AGAIN) from error
-    return image
+    except OSError as error:
+        raise InputError(path, f"cannot be read ({error.strerror})", "check its permissions") from error
 
 
 def _has_alpha(image: pyvips.Image, channels: int) -> bool:
     coloured = image.bands == 2 or image.interpretation not in ("b-w", "grey16")
     return image.bands in (2, 4) and coloured and image.bands != channels
-
-
-def _is_array(path: Path) -> bool:
-    try:
-        with path.open("rb") as file:
-            return file.read(len(MAGIC_PREFIX)) == MAGIC_PREFIX
-    except OSError as error:
-        raise InputError(path, f"cannot be read ({error.strerror})", "check its permissions") from error
 
 
 def _open_array(path: Path) -> Photo:
@@ -175,11 +171,6 @@ def _develop(path: Path) -> Photo:
     except rawpy.LibRawError as error:
         raise InputError(path, f"not a RAW file, or damaged ({error})", AGAIN) from error
     return Photo(path, pixels.shape, pixels.dtype, lambda: lambda top, bottom: pixels[top:bottom])
-
-
-def loaded_as(header: pyvips.Image) -> str:
-    """The suffix that belongs to the content of an open file."""
-    return LOADED_AS.get(str(header.get("vips-loader")).split("load")[0], "")
 
 
 def unit_range(name: object, values: np.ndarray) -> None:

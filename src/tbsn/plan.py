@@ -26,7 +26,7 @@ class Output:
     @property
     def is_file(self) -> bool:
         """Whether ``path`` names the one result, rather than a folder."""
-        return self.path is not None and self.path.suffix.lower() in SUFFIXES and not self.path.is_dir()
+        return self.path is not None and self.path.suffix.lower() in SUFFIXES and not os.path.isdir(self.path)
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,9 @@ def plan(inputs: list[Path], output: Output, recursive: bool = True, share: tupl
 
     Raises `InputError` if there is no input, or several for one output file.
     """
-    sources = [(path, root if root.is_dir() else root.parent) for root in inputs for path in find([root], recursive)]
+    sources = [
+        (path, root if os.path.isdir(root) else root.parent) for root in inputs for path in find([root], recursive)
+    ]
     sources = [source for source in sources if not _is_result(*source, inputs, output)]
     if not sources:
         raise InputError(inputs[0], "no images in this folder", f"name files or folders with {' '.join(SUFFIXES)}")
@@ -93,7 +95,7 @@ def _job(path: Path, target: Path, output: Output, other: Path | None) -> Job:
     if other is not None:
         reason = f"would be written to {target}, as {other} is"
         refused = InputError(path, reason, "denoise them into different folders")
-    elif os.path.lexists(target) and target.exists() and path.exists() and target.samefile(path):
+    elif os.path.exists(target) and os.path.exists(path) and target.samefile(path):
         refused = InputError(path, "output and input are the same file", "choose another output with -o")
     elif os.path.lexists(target) and output.exists == "skip":
         return Job(path, target, skipped=True)

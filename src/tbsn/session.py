@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
+from tbsn import formats
 from tbsn.batch import Result, Settings, denoise_files, record, sha256
 from tbsn.denoiser import Denoiser, find
 from tbsn.encoding import Encoding
@@ -119,6 +120,8 @@ def tell(result: Result, loudness: int) -> None:
     elif loudness and not job.skipped:
         more = f"  {result.pixels / 1e6:.2f} megapixels in {result.seconds:.2f} s" if loudness > 1 else ""
         print(f"{job.source} -> {job.target}{more}")
+        if note := formats.misnamed(job.source):
+            print(f"note: {note}", file=sys.stderr)
     elif loudness > 1:
         print(f"{job.source}: {job.target} is there already")
 

@@ -1,0 +1,68 @@
+"""What a file is, by its first bytes. libvips would also take what no photo is, from SVG to tables of numbers."""
+
+from pathlib import Path
+
+from numpy.lib.format import MAGIC_PREFIX
+
+from tbsn.errors import InputError
+
+SUFFIXES = {
+    "PNG": (".png",),
+    "JPEG": (".jpg", ".jpeg"),
+    "TIFF": (".tif", ".tiff"),
+    "WebP": (".webp",),
+    "NumPy": (".npy",),
+}
+RAW_SUFFIXES = (".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".pef", ".raf", ".rw2")
+"""The formats that are read, and how their files are named."""
+
+STARTS = (
+    (0, b"\x89PNG\r\n\x1a\n", "PNG"),
+    (0, b"\xff\xd8\xff", "JPEG"),
+    (0, b"II*\0", "TIFF"),
+    (0, b"MM\0*", "TIFF"),
+    (0, b"II+\0", "TIFF"),
+    (0, b"MM\0+", "TIFF"),
+    (8, b"WEBP", "WebP"),
+    (0, MAGIC_PREFIX, "NumPy"),
+    (0, b"GIF8", "GIF"),
+    (0, b"BM", "BMP"),
+    (0, b"%PDF", "PDF"),
+    (0, b"8BPS", "PSD"),
+    (4, b"ftypavif", "AVIF"),
+    (4, b"ftyphe", "HEIF"),
+    (4, b"ftypmif1", "HEIF"),
+    (4, b"JXL ", "JPEG XL"),
+    (0, b"\xff\x0a", "JPEG XL"),
+    (4, b"jP  ", "JPEG 2000"),
+)
+LONGEST = 16
+
+
+def name(head: bytes) -> str:
+    """The name of the format of a file that begins with these 16 bytes; nothing if it is not known."""
+    known = (name for at, start, name in STARTS if head[at:].startswith(start))
+    return next(known, "HTML or SVG" if head.lstrip().startswith(b"<") else "")
+
+
+def of(path: Path) -> str:
+    """The format of a file, one of `SUFFIXES`. Raises `InputError` if it is another, or cannot be read."""
+    try:
+        with path.open("rb") as file:
+            found = name(file.read(LONGEST))
+    except OSError as error:
+        raise InputError(path, f"cannot be read ({error.strerror})", "check its name and permissions") from error
+    if not found:
+        raise InputError(path, "not a readable image", "copy it again from its source, or leave it out")
+    if found not in SUFFIXES:
+        raise InputError(path, f"is {found}", f"convert it to {', '.join(SUFFIXES)}")
+    return found
+
+
+def misnamed(path: Path) -> str:
+    """One line for a file that was read by its content though it is named otherwise; nothing if all is well."""
+    if path.suffix.lower() in RAW_SUFFIXES:
+        return ""
+    found = of(path)
+    named = path.suffix.lower() in SUFFIXES[found]
+    return "" if named else f"{path}: is {found}, though named {path.suffix or 'without a suffix'}"

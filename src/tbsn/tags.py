@@ -1,0 +1,156 @@
+"""TIFF directories, as in TIFF files and in EXIF: tags read from one, and added to another."""
+
+import os
+from io import BytesIO
+from struct import calcsize, pack, unpack
+from typing import Any, BinaryIO
+
+import numpy as np
+
+EXIF, GPS, INTEROPERABILITY = 0x8769, 0x8825, 0xA005
+Pointers = dict[int, Any]
+POINTERS: Pointers = {EXIF: {INTEROPERABILITY: {}}, GPS: {}}
+# Document, description, camera, orientation, resolution, page, program, time, people, rights, what Windows adds.
+EXIF_TAGS = {269, 270, 271, 272, 274, 282, 283, 285, 296, 305, 306, 315, 316, 33432, *range(40091, 40096), EXIF, GPS}
+# XMP, IPTC, Photoshop, ICC; GeoTIFF and GDAL; ImageJ and Micro-Manager.
+ONLY_TIFF_TAGS = {
+    700,
+    33723,
+    34377,
+    34675,
+    33550,
+    33922,
+    34264,
+    *range(34735, 34738),
+    42112,
+    42113,
+    50838,
+    50839,
+    51123,
+}
+# Bytes of a number, and of a value, which is two numbers in a rational.
+TYPES = {1: (1, 1), 2: (1, 1), 3: (2, 2), 4: (4, 4), 5: (4, 8), 6: (1, 1), 7: (1, 1), 8: (2, 2), 9: (4, 4), 10: (4, 8)}
+TYPES |= {11: (4, 4), 12: (8, 8)}
+LONG = 4
+
+Directory = dict[int, Any]
+"""Tag to its type and little-endian bytes, or to the directory that it points to."""
+
+
+def read(file: BinaryIO) -> list[Directory]:
+    """Of every page, the tags that describe the picture, not how its pixels are stored; damaged ones are left out."""
+    layout = Layout(file)
+    pages, seen, at = [], set(), layout.first
+    while (offset := layout.number(file, at, layout.pointer)) and offset not in seen:
+        seen.add(offset)
+        raw, at = layout.entries(file, offset)
+        pages.append(_values(file, layout, raw, EXIF_TAGS | ONLY_TIFF_TAGS, POINTERS))
+    return pages
+
+
+def add(file: BinaryIO, pages: list[Directory]) -> None:
+    """Give the pages of a TIFF file tags, in place of its own. What it had before stays in it, unused."""
+    layout = Layout(file)
+    at = layout.first
+    for page in pages:
+        if not (offset := layout.number(file, at, layout.pointer)):
+            return
+        raw, following = layout.entries(file, offset)
+        moved = layout.write(file, page, raw, layout.number(file, following, layout.pointer))
+        file.seek(at)
+        file.write(pack(layout.pointer, moved))
+        at = moved + calcsize(layout.count) + layout.size * len(raw)
+
+
+def as_exif(page: Directory) -> bytes:
+    """What EXIF can hold of the tags of a page; nothing if there is nothing."""
+    kept = {tag: value for tag, value in page.items() if tag in EXIF_TAGS}
+    if not kept:
+        return b""
+    file = BytesIO(b"II*\0\0\0\0\0")
+    layout = Layout(file)
+    offset = layout.write(file, kept, {}, 0)
+    file.seek(layout.first)
+    file.write(pack(layout.pointer, offset))
+    return file.getvalue()
+
+
+class Layout:
+    """How a TIFF file stores its directories: the byte order, and 32 or 64 bits."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        file.seek(0)
+        head = file.read(4)
+        self.order = ">" if head[:1] == b"M" else "<"
+        big = b"+" in head
+        self.first, self.size, self.inline = (8, 20, 8) if big else (4, 12, 4)
+        self.count, self.pointer = (f"{self.order}{code}" for code in ("QQ" if big else "HI"))
+
+    def number(self, file: BinaryIO, at: int, code: str) -> int:
+        """The number there, 0 past the end of the file."""
+        return unpack(code, _bytes(file, at, calcsize(code)).ljust(calcsize(code), b"\0"))[0]
+
+    def entries(self, file: BinaryIO, offset: int) -> tuple[dict[int, bytes], int]:
+        """The entries of a directory as they stand, the first of a tag; where the offset of the next directory is."""
+        count = self.number(file, offset, self.count)
+        start = offset + calcsize(self.count)
+        raw = _bytes(file, start, min(count, 0xFFFF) * self.size)
+        parts = [raw[at : at + self.size] for at in range(0, len(raw) - self.size + 1, self.size)]
+        return {unpack(f"{self.order}H", part[:2])[0]: part for part in reversed(parts)}, start + count * self.size
+
+    def write(self, file: BinaryIO, values: Directory, raw: dict[int, bytes], following: int) -> int:
+        """Append a directory of ``values`` and, before them in rank below, ``raw`` entries. Its offset."""
+        for tag, value in values.items():
+            if isinstance(value, dict):
+                value = LONG, pack("<I", self.write(file, value, {}, 0))
+            kind, data = value
+            head = pack(f"{self.order}HH{self.pointer[1]}", tag, kind, len(data) // TYPES[kind][1])
+            data = _swapped(data, kind, self.order)
+            if len(data) > self.inline:
+                data = pack(self.pointer, self._append(file, data))
+            raw[tag] = head + data.ljust(self.inline, b"\0")
+        whole = pack(self.count, len(raw)) + b"".join(raw[tag] for tag in sorted(raw)) + pack(self.pointer, following)
+        return self._append(file, whole)
+
+    def _append(self, file: BinaryIO, data: bytes) -> int:
+        """Write at the end of the file, on an even offset as TIFF wants it."""
+        end = file.seek(0, os.SEEK_END)
+        file.write(b"\0" * (end % 2) + data)
+        return end + end % 2
+
+
+def _values(
+    file: BinaryIO, layout: Layout, raw: dict[int, bytes], tags: set[int] | None, pointers: Pointers
+) -> Directory:
+    room = file.seek(0, os.SEEK_END)
+    values: Directory = {}
+    for tag, entry in raw.items():
+        kind, count = unpack(f"{layout.order}H{layout.pointer[1]}", entry[2 : -layout.inline])
+        if kind not in TYPES or (tags is not None and tag not in tags):
+            continue
+        length = count * TYPES[kind][1]
+        # Values that overlap could sum to more than any memory.
+        room -= length
+        if room < 0:
+            break
+        offset = unpack(layout.pointer, entry[-layout.inline :])[0]
+        if tag in pointers:
+            inner, _ = layout.entries(file, offset)
+            values[tag] = _values(file, layout, inner, None, pointers[tag])
+            continue
+        data = entry[-layout.inline :][:length] if length <= layout.inline else _bytes(file, offset, length)
+        if len(data) == length:
+            values[tag] = kind, _swapped(data, kind, layout.order)
+    return values
+
+
+def _bytes(file: BinaryIO, start: int, length: int) -> bytes:
+    """What there is of these bytes; an offset of 64 bits may be none that the system can seek to."""
+    file.seek(min(start, file.seek(0, os.SEEK_END)))
+    return file.read(length)
+
+
+def _swapped(data: bytes, kind: int, order: str) -> bytes:
+    """Little-endian values in the byte order ``order``, or the inverse."""
+    size = TYPES[kind][0]
+    return np.frombuffer(data, f"{order}u{size}").astype(f"<u{size}").tobytes()

@@ -1,0 +1,392 @@
+"""Whatever a user hands over: one line for what cannot be used, and all of the rest denoised."""
+
+import os
+import re
+import shutil
+import socket
+import struct
+import subprocess
+import sys
+import zlib
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import pyvips
+import tifffile
+from onnx import TensorProto, helper
+from PIL import Image
+
+from conftest import EXAMPLES, save
+from tbsn import cli, denoiser, images
+from tbsn.encoding import write
+
+ONE_LINE = re.compile(r"error: (?P<name>.+?): (?P<reason>.+); (?P<remedy>.+)")
+SUFFIXES = (".png", ".jpg", ".tif", ".webp")
+
+
+class Command:
+    """The command line in this process, which saves the start of one for each case."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        self.monkeypatch, self.capsys = monkeypatch, capsys
+
+    def __call__(self, *arguments: object) -> tuple[int, str]:
+        """Exit code, and what stood on standard error."""
+        self.monkeypatch.setattr(sys, "argv", ["tbsn", "denoise", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.run()
+        return int(ended.value.code or 0), self.capsys.readouterr().err
+
+    def refused(self, *arguments: object) -> list[dict[str, str]]:
+        """The errors of one call in their parts, each a line; nothing else is said of a file that failed."""
+        code, said = self(*arguments)
+        found = [ONE_LINE.fullmatch(line) for line in said.splitlines() if line.startswith("error")]
+        assert code != 0 and found and all(found), said
+        assert "Traceback" not in said
+        return [match.groupdict() for match in found if match]
+
+
+@pytest.fixture
+def denoise(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    return Command(monkeypatch, capsys)
+
+
+@pytest.fixture
+def identity(tmp_path: Path) -> Path:
+    """A model that gives back what it gets."""
+    shape = ["batch", 3, "height", "width"]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in ("noisy", "denoised")]
+    graph = helper.make_graph([helper.make_node("Identity", ["noisy"], ["denoised"])], "identity", ends[:1], ends[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    helper.set_model_props(model, {"format": "tbsn-onnx-1", "channels": "3", "multiple": "1"})
+    onnx.save(model, tmp_path / "identity.onnx")
+    return tmp_path / "identity.onnx"
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    """A photo of 40x30."""
+    path = tmp_path / "small.png"
+    write(path, images.read(EXAMPLES / "01_14.png").pixels[:30, :40])
+    return path
+
+
+def outputs(folder: Path) -> list[str]:
+    """The files in a folder, but for the log of the run."""
+    return sorted(path.name for path in folder.rglob("*") if path.is_file() and path.name != "run.jsonl")
+
+
+def chunk(name: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+def child(code: str, *arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
+    """The command line in a process of its own, after some ``code``."""
+    command = [sys.executable, "-c", f"{code}\nfrom tbsn.cli import run\nrun()", "denoise", *map(os.fspath, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, **options)
+
+
+def test_files_cut_short_anywhere_are_refused_and_the_rest_goes_on(
+    tmp_path: Path, denoise: Command, small: Path, identity: Path
+) -> None:
+    (tmp_path / "whole").mkdir()
+    image = pyvips.Image.new_from_file(str(EXAMPLES / "01_14.png"))
+    for suffix in SUFFIXES:
+        image.write_to_file(str(tmp_path / "whole" / f"plain{suffix}"))
+    image.write_to_file(str(tmp_path / "whole" / "other.png"), interlace=True)
+    image.write_to_file(str(tmp_path / "whole" / "other.jpg"), interlace=True)
+    image.write_to_file(str(tmp_path / "whole" / "other.webp"), lossless=True)
+    image.write_to_file(str(tmp_path / "whole" / "tiled.tif"), tile=True, compression="deflate")
+    tifffile.imwrite(tmp_path / "whole" / "directory_first.tif", image.numpy(), photometric="rgb")
+    bad = []
+    for path in sorted((tmp_path / "whole").iterdir()):
+        whole = path.read_bytes()
+        for length in (*(len(whole) * tenth // 10 for tenth in range(10)), len(whole) - 1):
+            bad.append(tmp_path / f"{length}_{path.name}")
+            bad[-1].write_bytes(whole[:length])
+    errors = denoise.refused(*bad, tmp_path / "whole", "-o", tmp_path / "out", "--model", identity)
+    assert [error["name"] for error in errors] == [str(path) for path in bad]
+    assert outputs(tmp_path / "out") == outputs(tmp_path / "whole")
+
+
+def test_a_flipped_bit_in_any_checksum_of_a_png_is_damage(
+    tmp_path: Path, denoise: Command, small: Path, identity: Path
+) -> None:
+    whole = small.read_bytes()
+    whole = whole[:33] + chunk(b"tEXt", b"Comment\0text") + whole[33:]
+    at, bad = 8, []
+    while at < len(whole):
+        end = at + 12 + struct.unpack(">I", whole[at : at + 4])[0]
+        bad.append(tmp_path / f"bad{at}.png")
+        bad[-1].write_bytes(whole[: end - 1] + bytes([whole[end - 1] ^ 1]) + whole[end:])
+        at = end
+    assert len(denoise.refused(*bad, "-o", tmp_path / "out", "--model", identity)) == len(bad) > 3
+    assert not outputs(tmp_path / "out")
+
+
+def test_what_is_no_photo_is_refused_by_its_content(
+    tmp_path: Path, denoise: Command, small: Path, identity: Path
+) -> None:
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    svg = '<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>'
+    (tmp_path / "page.png").write_text("<!doctype html><p>404</p>")
+    (tmp_path / "drawing.png").write_text(svg)
+    (tmp_path / "xml.png").write_text(f'<?xml version="1.0"?>\n{svg}')
+    (tmp_path / "pdf.png").write_bytes(b"%PDF-1.4\n%%EOF\n")
+    (tmp_path / "table.png").write_text("1 2 3\n4 5 6\n")
+    (tmp_path / "map.png").write_bytes(b"P6 1 1 255 abc")
+    pyvips.Image.black(9, 9).write_to_file(str(tmp_path / "native.v"))
+    (tmp_path / "native.v").rename(tmp_path / "native.png")
+    frames[0].save(tmp_path / "moving.gif.png", "GIF", save_all=True, append_images=frames[1:])
+    frames[0].save(tmp_path / "moving.webp", save_all=True, append_images=frames[1:])
+    frames[0].save(tmp_path / "bitmap.png", "BMP")
+    frames[0].save(tmp_path / "heif.png", "AVIF")
+    for number, value in enumerate((np.nan, np.inf, -np.inf)):
+        pixels = np.zeros((9, 9, 3), np.float32)
+        pixels[4, 4, 1] = value
+        save(tmp_path / f"not_finite{number}.tif", pixels)
+    bad = sorted({*tmp_path.iterdir()} - {small, identity})
+    errors = denoise.refused(*bad, small, "-o", tmp_path / "out", "--model", identity)
+    assert [Path(error["name"]) for error in errors] == bad
+    reasons = {Path(error["name"]).name: error["reason"] for error in errors}
+    assert reasons["moving.gif.png"] == "is GIF" and "2 pages" in reasons["moving.webp"]
+    assert reasons["drawing.png"] == reasons["xml.png"] == reasons["page.png"] == "is HTML or SVG"
+    assert reasons["pdf.png"] == "is PDF" and "NaN" in reasons["not_finite1.tif"]
+    assert outputs(tmp_path / "out") == ["small.png"]
+
+
+def test_a_wrong_suffix_is_noted(tmp_path: Path, denoise: Command, small: Path, identity: Path) -> None:
+    wrong = small.rename(tmp_path / "really.jpg")
+    code, said = denoise(wrong, "-o", tmp_path / "out.png", "--model", identity)
+    assert code == 0 and said == f"note: {wrong}: is PNG, though named .jpg\n"
+
+
+def test_a_small_file_that_claims_to_be_huge_takes_no_memory(tmp_path: Path) -> None:
+    """60,000x60,000 pixels would be 10 GB."""
+    side = 60000
+    head = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(bytes(900))) + chunk(b"IEND", b"")
+    (tmp_path / "huge.png").write_bytes(png)
+    Image.new("RGB", (16, 16)).save(tmp_path / "huge.jpg")
+    jpeg = (tmp_path / "huge.jpg").read_bytes()
+    (tmp_path / "huge.jpg").write_bytes(
+        re.sub(rb"(\xff\xc0\0\x11\x08)....", rb"\1" + struct.pack(">HH", side, side), jpeg)
+    )
+    tifffile.imwrite(tmp_path / "huge.tif", np.zeros((16, 16, 3), np.uint8), photometric="rgb")
+    tiff = bytearray((tmp_path / "huge.tif").read_bytes())
+    for tag in (256, 257):
+        at = tiff.index(
+            struct.pack("<HHI", tag, 4, 1) if struct.pack("<HHI", tag, 4, 1) in tiff else struct.pack("<HHI", tag, 3, 1)
+        )
+        tiff[at : at + 12] = struct.pack("<HHII", tag, 4, 1, side)
+    (tmp_path / "huge.tif").write_bytes(tiff)
+    size = (side - 1).to_bytes(3, "little")
+    Image.new("RGBA", (16, 16)).save(tmp_path / "huge.webp", lossless=True, exif=b"II*\0\0\0\0\0")
+    webp = bytearray((tmp_path / "huge.webp").read_bytes())
+    webp[24:30] = size + size
+    (tmp_path / "huge.webp").write_bytes(webp)
+    peak = "import atexit, re, sys; atexit.register(lambda: print(open('/proc/self/status').read(), file=sys.stderr))"
+    done = child(peak, *(tmp_path / f"huge{suffix}" for suffix in SUFFIXES), "-o", tmp_path / "out")
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error")]
+    assert done.returncode == 3 and len(errors) == 4 and not outputs(tmp_path / "out"), done.stderr
+    assert sum("60000x60000" in error for error in errors) >= 3, errors
+    assert int(re.findall(r"VmHWM:\s+(\d+) kB", done.stderr)[0]) < 300_000
+
+
+def test_any_size_keeps_its_size(tmp_path: Path, denoise: Command) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (40, 40, 3), dtype=np.uint8)
+    sizes = [(1, 1), (1, 29), (29, 1), (7, 5), (17, 31), (2, 3)]
+    for height, width in sizes:
+        save(tmp_path / f"{height}x{width}.png", noise[:height, :width])
+    code, said = denoise(*tmp_path.glob("*.png"), "-o", tmp_path / "out")
+    assert code == 0, said
+    for height, width in sizes:
+        assert images.read(tmp_path / "out" / f"{height}x{width}.png").pixels.shape == (height, width, 3)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_model_that_changes_nothing_changes_nothing(
+    tmp_path: Path, denoise: Command, identity: Path, channels: int
+) -> None:
+    bytes_ = np.arange(256, dtype=np.uint8).repeat(4 * channels).reshape(32, 32, channels)
+    words = np.arange(65536).astype(np.uint16).repeat(channels).reshape(64, 1024, channels)[:, ::-1]
+    floats = np.random.default_rng(0).random((64, 64, channels)).astype(np.float32)
+    for suffix in (".png", ".tif"):
+        save(tmp_path / f"bytes{suffix}", bytes_)
+        meaning = "grey16" if channels == 1 else "rgb16"
+        image = pyvips.Image.new_from_array(np.ascontiguousarray(words), interpretation=meaning)
+        image.write_to_file(str(tmp_path / f"words{suffix}"))
+    save(tmp_path / "floats.tif", floats)
+    code, said = denoise(*tmp_path.glob("*s.*"), "-o", tmp_path / "out", "--model", identity)
+    assert code == 0, said
+    for suffix in (".png", ".tif"):
+        assert np.array_equal(images.read(tmp_path / "out" / f"bytes{suffix}").pixels, bytes_)
+        assert np.array_equal(images.read(tmp_path / "out" / f"words{suffix}").pixels, words)
+    np.testing.assert_array_max_ulp(images.read(tmp_path / "out" / "floats.tif").pixels, floats, 1)
+
+
+def test_flat_images_stay_flat(tmp_path: Path, denoise: Command) -> None:
+    colours = [(0, 0, 0), (255, 255, 255), (128, 128, 128), (200, 30, 60), (10, 200, 250), (255, 255, 0), (0, 0, 255)]
+    for number, colour in enumerate(colours):
+        save(tmp_path / f"{number}.png", np.full((64, 80, 3), colour, np.uint8))
+    assert denoise(*tmp_path.glob("*.png"), "-o", tmp_path / "out")[0] == 0
+    for number, colour in enumerate(colours):
+        out = images.read(tmp_path / "out" / f"{number}.png").pixels.astype(int)
+        assert abs(out - colour).max() <= 1, (colour, out.min((0, 1)), out.max((0, 1)))
+
+
+def test_outputs_that_cannot_be_written_give_one_line(
+    tmp_path: Path, denoise: Command, small: Path, identity: Path
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for output in ("/proc/nowhere", tmp_path / "file", tmp_path / "loop", tmp_path / ("n" * 300)):
+        assert len(denoise.refused(small, "-o", output, "--model", identity)) == 1
+    if os.getuid():
+        (tmp_path / "locked").mkdir(mode=0o500)
+        assert "cannot write" in denoise.refused(small, "-o", tmp_path / "locked", "--model", identity)[0]["reason"]
+
+
+def test_a_full_disk_gives_one_line_and_leaves_nothing(tmp_path: Path, small: Path, identity: Path) -> None:
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))"
+    for suffix in SUFFIXES:
+        pyvips.Image.new_from_file(str(small)).write_to_file(str(tmp_path / f"photo{suffix}"))
+        assert (tmp_path / f"photo{suffix}").stat().st_size > 500
+    done = child(limit, *tmp_path.glob("photo.*"), "-o", tmp_path / "out", "--model", identity)
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error")]
+    assert done.returncode in (3, 5) and errors and all(map(ONE_LINE.fullmatch, errors)), done.stderr
+    assert "Traceback" not in done.stderr and not outputs(tmp_path / "out")
+
+
+def test_an_input_is_never_written_over(tmp_path: Path, denoise: Command, small: Path, identity: Path) -> None:
+    before = small.read_bytes()
+    (tmp_path / "link.png").symlink_to(small)
+    (tmp_path / "hard.png").hardlink_to(small)
+    (tmp_path / "folder").symlink_to(tmp_path)
+    for output in (
+        small,
+        tmp_path / "link.png",
+        tmp_path / "hard.png",
+        tmp_path / "folder" / "small.png",
+        tmp_path / "folder",
+    ):
+        (error,) = denoise.refused(small, "-o", output, "--model", identity, "--overwrite")
+        assert "same file" in error["reason"]
+    assert small.read_bytes() == before and (tmp_path / "link.png").is_symlink()
+
+
+def test_links_are_followed_in_and_replaced_out(tmp_path: Path, denoise: Command, small: Path, identity: Path) -> None:
+    (tmp_path / "link.png").symlink_to(small)
+    (tmp_path / "precious").write_bytes(b"precious")
+    (tmp_path / "out.png").symlink_to(tmp_path / "precious")
+    (tmp_path / "dangling.png").symlink_to(tmp_path / "absent")
+    for output in ("out.png", "dangling.png"):
+        (error,) = denoise.refused(tmp_path / "link.png", "-o", tmp_path / output, "--model", identity)
+        assert "exists already" in error["reason"]
+        assert denoise(tmp_path / "link.png", "-o", tmp_path / output, "--model", identity, "--overwrite")[0] == 0
+        assert not (tmp_path / output).is_symlink() and images.read(tmp_path / output).pixels.shape == (30, 40, 3)
+    assert (tmp_path / "precious").read_bytes() == b"precious" and not (tmp_path / "absent").exists()
+    assert denoise(tmp_path / "link.png", "--model", identity)[0] == 0 and (tmp_path / "link_denoised.png").is_file()
+
+
+NAMES = [
+    "größe 写真.png",
+    " spaces at both ends .png",
+    "-o.png",
+    "two.dots.png",
+    "100%d%s.png",
+    "a[page=1].png",
+    "[n=-1]",
+    "new\nline.png",
+    "quote'\"$(x).png",
+    "UPPER.PNG",
+    "l" * 251 + ".png",
+    os.fsdecode(b"not \xff utf-8.png"),
+]
+
+
+def test_any_name_will_do(tmp_path: Path, small: Path, identity: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"in \xff [x=1]")
+    folder.mkdir()
+    for name in NAMES:
+        shutil.copy(small, folder / name)
+    out = tmp_path / os.fsdecode(b"out \xfe [page=2]")
+    done = child("", folder, "-o", out, "--model", identity, errors="surrogateescape")
+    assert done.returncode == 0 and done.stderr.startswith("11 done;"), done.stderr
+    assert outputs(out) == sorted(name for name in NAMES if "." in name)
+    named = [folder / name for name in NAMES if "." in name and len(name) < 200]
+    done = child("", "--model", identity, "--", *named, errors="surrogateescape")
+    assert done.returncode == 0 and done.stderr.startswith("10 done;"), done.stderr
+    assert len(outputs(folder)) == len(NAMES) + len(named)
+    done = child(
+        "",
+        "--model",
+        identity,
+        "--",
+        "-o.png",
+        cwd=shutil.copytree(folder, tmp_path / "again"),
+        errors="surrogateescape",
+    )
+    assert done.returncode == 3 and "-o_denoised.png: exists already" in done.stderr
+
+
+def test_names_too_long_are_one_line_and_the_rest_goes_on(
+    tmp_path: Path, denoise: Command, small: Path, identity: Path
+) -> None:
+    longest = Path(shutil.copy(small, tmp_path / ("l" * 251 + ".png")))
+    absent = (tmp_path / ("m" * 300 + ".png"), tmp_path / "new\nline.png")
+    errors = denoise.refused(*absent, longest, small, "--model", identity)
+    assert len(errors) == 3 and (tmp_path / "small_denoised.png").is_file()
+
+
+def test_the_same_stem_twice_is_two_files(tmp_path: Path, denoise: Command, small: Path, identity: Path) -> None:
+    (tmp_path / "in").mkdir()
+    shutil.copy(small, tmp_path / "in" / "a.png")
+    pyvips.Image.new_from_file(str(small)).write_to_file(str(tmp_path / "in" / "a.jpg"))
+    assert denoise(tmp_path / "in", "-o", tmp_path / "out", "--model", identity)[0] == 0
+    assert outputs(tmp_path / "out") == ["a.jpg", "a.png"]
+
+
+def test_a_file_that_vanishes_midway_is_one_line(
+    tmp_path: Path, denoise: Command, small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "in").mkdir()
+    for number in range(6):
+        shutil.copy(small, tmp_path / "in" / f"{number}.png")
+
+    def vanish(image: np.ndarray) -> np.ndarray:
+        (tmp_path / "in" / "5.png").unlink(missing_ok=True)
+        return image
+
+    real = denoiser.load
+    monkeypatch.setattr(denoiser, "load", lambda *args, **kwargs: replace(real(*args, **kwargs), function=vanish))
+    (error,) = denoise.refused(tmp_path / "in", "-o", tmp_path / "out")
+    assert error["name"].endswith("5.png") and "no such file" in error["reason"]
+    assert outputs(tmp_path / "out") == [f"{number}.png" for number in range(5)]
+
+
+def test_pipes_devices_and_sockets_are_refused_at_once(
+    tmp_path: Path, denoise: Command, small: Path, identity: Path
+) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(os.path.relpath(tmp_path / "socket.png"))
+        bad = [tmp_path / "pipe.png", tmp_path / "socket.png", "/dev/zero", "/dev/null"]
+        errors = denoise.refused(*bad, small, "-o", tmp_path / "out", "--model", identity)
+    assert [error["reason"] for error in errors] == ["not a file"] * 4
+    assert outputs(tmp_path / "out") == ["small.png"]
+
+
+def test_no_network_no_home_no_folder_for_temporary_files(tmp_path: Path, small: Path) -> None:
+    offline = "import socket\ndef refuse(*_, **__): raise OSError\nsocket.socket = socket.getaddrinfo = refuse"
+    kept = {name: value for name, value in os.environ.items() if name in ("PATH", "PYTHONPATH", "LANG")}
+    kept["TMPDIR"] = "/nonexistent"
+    (tmp_path / "home").mkdir()
+    for number, home in enumerate(({}, {"HOME": "/proc"}, {"HOME": str(tmp_path / "home")})):
+        done = child(offline, small, "-o", tmp_path / f"{number}.png", env=kept | home)
+        assert done.returncode == 0 and not done.stderr, done.stderr
+    # ONNX Runtime would leave a name for this computer here, under which it reports each use.
+    assert not list((tmp_path / "home").iterdir())

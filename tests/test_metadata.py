@@ -1,0 +1,263 @@
+"""What a file tells of its picture comes through, by other readers than ours."""
+
+import io
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image, ImageCms
+
+from tbsn import images, metadata
+from tbsn.encoding import write
+
+PIXELS = (np.arange(16 * 24 * 3).reshape(16, 24, 3) // 5).astype(np.uint8)
+XMP = b"<x:xmpmeta xmlns:x='adobe:ns:meta/'><a>" + "ü".encode() + b"</a></x:xmpmeta>"
+PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+MAKER_NOTE = b"Nikon\0\2\x10\0\0" + bytes(range(201))
+Entry = tuple[int, int, int, bytes]
+
+
+def directory(entries: list[Entry], start: int, order: str, following: int = 0) -> bytes:
+    """A TIFF directory that stands at ``start``."""
+    inner, base = b"", start + 6 + 12 * len(entries)
+    table = struct.pack(order + "H", len(entries))
+    for tag, kind, count, data in entries:
+        table += struct.pack(order + "HHI", tag, kind, count)
+        table += data.ljust(4, b"\0") if len(data) <= 4 else struct.pack(order + "I", base + len(inner))
+        inner += data + b"\0" * (len(data) % 2) if len(data) > 4 else b""
+    return table + struct.pack(order + "I", following) + inner
+
+
+def exif(order: str, orientation: int = 6) -> bytes:
+    """EXIF as a camera writes it: maker note, GPS, thumbnail, a comment, padding inside and after it."""
+    thumbnail = io.BytesIO()
+    Image.fromarray(PIXELS[:8, :8]).save(thumbnail, "JPEG")
+
+    def pack(code: str, *values: int) -> bytes:
+        return struct.pack(order + code, *values)
+
+    def main(camera: int, place: int) -> list[Entry]:
+        return [
+            (0x10F, 2, 6, b"NIKON\0"),
+            (0x112, 3, 1, pack("H", orientation)),
+            (0x11A, 5, 1, pack("II", 300, 1)),
+            (0x11B, 5, 1, pack("II", 300, 1)),
+            (0x128, 3, 1, pack("H", 2)),
+            (0x131, 2, 10, b"Ver.1.00 \0"),
+            (0x8769, 4, 1, pack("I", camera)),
+            (0x8825, 4, 1, pack("I", place)),
+        ]
+
+    camera = 8 + len(directory(main(0, 0), 8, order))
+    shot = directory(
+        [
+            (0x829A, 5, 1, pack("II", 1, 60)),
+            (0x9000, 7, 4, b"0230"),
+            (0x927C, 7, len(MAKER_NOTE), MAKER_NOTE),
+            (0x9286, 7, 16, b"ASCII\0\0\0padded  "),
+            (0xEA1C, 7, 64, bytes(64)),
+        ],
+        camera,
+        order,
+    )
+    place = camera + len(shot)
+    where = directory([(1, 2, 2, b"N\0"), (2, 5, 3, pack("IIIIII", 48, 1, 51, 1, 30, 1))], place, order)
+    preview = place + len(where)
+    small = [(0x103, 3, 1, pack("H", 6)), (0x201, 4, 1, b"----"), (0x202, 4, 1, pack("I", len(thumbnail.getvalue())))]
+    small[1] = (0x201, 4, 1, pack("I", preview + len(directory(small, 0, order))))
+    head = (b"II*\0" if order == "<" else b"MM\0*") + pack("I", 8)
+    first = directory(main(camera, place), 8, order, preview)
+    return head + first + shot + where + directory(small, preview, order) + thumbnail.getvalue() + b"PADDING"
+
+
+def chunk(name: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+def segment(marker: int, data: bytes) -> bytes:
+    return struct.pack(">BBH", 0xFF, marker, len(data) + 2) + data
+
+
+def chunks(data: bytes) -> list[tuple[bytes, bytes]]:
+    """Names and contents of what stands in a PNG, WebP or JPEG file, up to its pixels."""
+    found, at = [], 8 if data.startswith(b"\x89PNG") else 12 if data.startswith(b"RIFF") else 2
+    while at < len(data):
+        if data.startswith(b"\x89PNG"):
+            length, name = struct.unpack(">I4s", data[at : at + 8])
+            content, after = data[at + 8 : at + 8 + length], 12 + length
+            assert data[at : at + after] == chunk(name, content)
+        elif data.startswith(b"RIFF"):
+            name, length = struct.unpack("<4sI", data[at : at + 8])
+            content, after = data[at + 8 : at + 8 + length], 8 + length + length % 2
+        else:
+            name, length = struct.unpack(">2sH", data[at : at + 4])
+            content, after = data[at + 4 : at + 2 + length], 2 + length
+            if name == b"\xff\xda":
+                break
+        found.append((name, content))
+        at += after
+    return found
+
+
+def opened(path: Path) -> Image.Image:
+    return Image.open(io.BytesIO(path.read_bytes()))
+
+
+def through(source: Path, target: Path) -> Path:
+    """Read and write, as denoising does, with another picture."""
+    photo = images.read(source)
+    write(target, photo.pixels[::-1], photo)
+    return target
+
+
+def rich(folder: Path, kind: str, order: str) -> Path:
+    path = folder / f"in.{kind}"
+    prefix = b"Exif\0\0" if kind == "jpg" else b""
+    known = {"exif": prefix + exif(order), "xmp": XMP, "icc_profile": PROFILE}
+    if kind != "png":
+        Image.fromarray(PIXELS).save(path, **known)
+    else:
+        Image.fromarray(PIXELS).save(path)
+        insert(path, 33, chunk(b"iCCP", b"mine\0\0" + zlib.compress(PROFILE, 1)))
+        insert(path, 33, chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + XMP) + chunk(b"eXIf", exif(order)))
+    return path
+
+
+def insert(path: Path, at: int, extra: bytes) -> None:
+    whole = path.read_bytes()
+    path.write_bytes(whole[:at] + extra + whole[at:])
+
+
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("kind", ["png", "jpg", "webp"])
+def test_profile_exif_and_xmp_are_equal_byte_for_byte(tmp_path: Path, kind: str, order: str) -> None:
+    source = rich(tmp_path, kind, order)
+    before, after = (opened(path) for path in (source, through(source, tmp_path / f"out.{kind}")))
+    assert after.info["exif"].removeprefix(b"Exif\0\0") == exif(order)
+    assert after.info["xmp"] == before.info["xmp"] == XMP
+    assert after.info["icc_profile"] == PROFILE
+    assert not np.array_equal(np.asarray(before), np.asarray(after))
+    assert after.getexif()[0x112] == 6 and after.size == before.size
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientations_stay_as_stored(tmp_path: Path, orientation: int) -> None:
+    for kind, prefix in {"jpg": b"Exif\0\0", "png": b"", "webp": b""}.items():
+        path = tmp_path / f"in.{kind}"
+        Image.fromarray(PIXELS).save(path, exif=prefix + exif(">", orientation), quality=100)
+        after = opened(through(path, tmp_path / f"out.{kind}"))
+        assert after.getexif()[0x112] == orientation and after.size == (24, 16)
+        assert abs(np.asarray(after).astype(int) - PIXELS[::-1]).mean() < 5
+    path = tmp_path / "in.tif"
+    tifffile.imwrite(path, PIXELS, photometric="rgb", extratags=[(274, "H", 1, orientation, True)])
+    with tifffile.TiffFile(through(path, tmp_path / "out.tif")) as file:
+        assert file.pages[0].tags[274].value == orientation and np.array_equal(file.asarray(), PIXELS[::-1])
+
+
+def test_a_png_keeps_its_colour_chunks_and_texts(tmp_path: Path) -> None:
+    path = tmp_path / "in.png"
+    Image.fromarray(PIXELS).save(path)
+    first = [(b"gAMA", struct.pack(">I", 100000)), (b"cHRM", bytes(range(32))), (b"pHYs", struct.pack(">IIB", 3, 5, 0))]
+    texts = [
+        (b"tEXt", b"Software\0ours"),
+        (b"zTXt", b"Comment\0\0" + zlib.compress(b"a" * 99)),
+        (b"tEXt", b"Comment\0b"),
+    ]
+    insert(path, 33, b"".join(chunk(*each) for each in first))
+    insert(path, path.stat().st_size - 12, b"".join(chunk(*each) for each in texts))
+    found = chunks(through(path, tmp_path / "out.png").read_bytes())
+    assert [each for each in found if each[0] not in (b"IHDR", b"IDAT", b"IEND")] == first + texts
+
+
+def test_a_jpeg_keeps_its_comment_resolution_and_long_xmp_but_no_preview(tmp_path: Path) -> None:
+    path = tmp_path / "in.jpg"
+    Image.fromarray(PIXELS).save(path, dpi=(180, 90))
+    kept = [
+        segment(0xE1, b"http://ns.adobe.com/xmp/extension/\0" + b"0" * 40 + bytes(65000)),
+        segment(0xED, b"Photoshop 3.0\x008BIM\x04\x04\0\0\0\0\0\0"),
+        segment(0xFE, b"a comment"),
+    ]
+    insert(path, 20, b"".join(kept) + b"\xff" + segment(0xE2, b"MPF\0II*\0"))
+    jfif = path.read_bytes()[2:20]
+    assert through(path, tmp_path / "out.jpg").read_bytes()[2:].startswith(jfif + b"".join(kept))
+    assert b"MPF" not in (tmp_path / "out.jpg").read_bytes()
+    # With an Adobe segment that says RGB, pixels are not YCbCr; ours are, and say so.
+    Image.fromarray(PIXELS).save(path, quality=100, keep_rgb=True)
+    assert b"Adobe\0" in path.read_bytes()
+    again = np.asarray(opened(through(path, tmp_path / "rgb.jpg")))
+    assert abs(again.astype(int) - PIXELS[::-1]).mean() < 5
+
+
+@pytest.mark.parametrize("kind", ["png", "jpg", "webp", "tif"])
+def test_nothing_is_made_up(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / f"in.{kind}"
+    Image.fromarray(PIXELS).save(path)
+    before, after = (opened(each) for each in (path, through(path, tmp_path / f"out.{kind}")))
+    assert set(after.info) <= set(before.info) | {"resolution", "dpi"}
+    assert not ({0x8769, 0x131, 0x132} & set(after.getexif()))
+
+
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("big", [False, True])
+def test_a_tiff_keeps_its_tags_page_and_all(tmp_path: Path, order: str, big: bool) -> None:
+    path = tmp_path / "in.tif"
+    extra = [
+        (271, "s", 0, "Maker", True),
+        (33432, "s", 0, "someone", True),
+        (33550, "d", 3, (1.0, 2.0, 0.0), True),
+        (700, "B", len(XMP), XMP, True),
+        (34675, "B", len(PROFILE), PROFILE, True),
+        (50838, "I", 2, (12, 9), True),
+        (50839, "B", 21, bytes(range(21)), True),
+        (60000, "H", 1, 7, True),
+    ]
+    options = {
+        "photometric": "rgb",
+        "description": "{1: 'scale'}",
+        "resolution": (300, 150),
+        "resolutionunit": 2,
+        "software": "ours",
+        "metadata": None,
+    }
+    tifffile.imwrite(path, PIXELS, byteorder=order, bigtiff=big, extratags=extra, **options)
+    through(path, tmp_path / "out.tif")
+    with tifffile.TiffFile(path) as source, tifffile.TiffFile(tmp_path / "out.tif") as target:
+        before, after = source.pages[0].tags, target.pages[0].tags
+        for tag in (270, 271, 282, 283, 296, 305, 700, 33432, 33550, 34675, 50838):
+            assert after[tag].value == before[tag].value, tag
+            assert after[tag].dtype == before[tag].dtype, tag
+        assert 60000 not in after and np.array_equal(target.asarray(), PIXELS[::-1])
+
+
+def test_every_page_keeps_its_own_tags(tmp_path: Path) -> None:
+    for name, software in (("in.tif", "one"), ("out.tif", "other")):
+        with tifffile.TiffWriter(tmp_path / name, byteorder=">") as file:
+            for page in range(3):
+                file.write(PIXELS, description=f"{software} {page}", software=software, metadata=None)
+    metadata.put(tmp_path / "out.tif", metadata.collect(tmp_path / "in.tif"))
+    with tifffile.TiffFile(tmp_path / "out.tif") as file:
+        assert [page.tags[270].value for page in file.pages] == ["one 0", "one 1", "one 2"]
+        assert all(np.array_equal(page.asarray(), PIXELS) for page in file.pages)
+
+
+@pytest.mark.parametrize("order", "<>")
+def test_exif_goes_over_to_other_formats(tmp_path: Path, order: str) -> None:
+    rich(tmp_path, "jpg", order)
+    place = opened(tmp_path / "in.jpg").getexif().get_ifd(0x8825)
+    for source, target in (("in.jpg", "a.tif"), ("a.tif", "b.png"), ("b.png", "c.webp"), ("c.webp", "d.tif")):
+        through(tmp_path / source, tmp_path / target)
+    through(tmp_path / "d.tif", tmp_path / "e.jpg")
+    through(tmp_path / "in.jpg", tmp_path / "f.webp")
+    through(tmp_path / "f.webp", tmp_path / "g.png")
+    through(tmp_path / "g.png", tmp_path / "h.jpg")
+    for name in ("f.webp", "g.png", "h.jpg"):
+        assert opened(tmp_path / name).info["exif"].removeprefix(b"Exif\0\0") == exif(order)
+    for name in ("a.tif", "b.png", "c.webp", "d.tif", "e.jpg"):
+        found = opened(tmp_path / name)
+        assert found.info["icc_profile"] == PROFILE, name
+        assert found.getexif()[0x10F] == "NIKON" and found.getexif()[0x112] == 6
+        assert found.getexif().get_ifd(0x8769)[0x927C] == MAKER_NOTE
+        assert found.getexif().get_ifd(0x8825) == place
