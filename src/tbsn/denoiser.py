@@ -9,7 +9,7 @@ import numpy as np
 
 from tbsn.errors import InputError
 from tbsn.files import ONNX_FORMAT
-from tbsn.images import from_float, to_float
+from tbsn.images import MAX_CHANNELS, from_float, to_float
 from tbsn.noise import METHOD, combine, survey
 from tbsn.settings import TeacherSettings
 from tbsn.tiles import reflected, tiled
@@ -17,6 +17,7 @@ from tbsn.tiles import reflected, tiled
 PRETRAINED = Path(__file__).parent / "pretrained"
 DEFAULT = "default"
 TRUST = 1.5
+MAX_MULTIPLE = 256
 PICKLES = (".pth", ".pt", ".ckpt", ".pkl")
 
 
@@ -105,11 +106,12 @@ def _load_onnx(path: Path) -> Denoiser:
     options = ort.SessionOptions()
     options.log_severity_level = 4
     try:
-        session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        # No fallback, since there is no other provider, and it would print that it tries one.
+        session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"], enable_fallback=0)
+        facts: dict[str, str] = session.get_modelmeta().custom_metadata_map
     except Exception as error:  # ONNX Runtime's exceptions share no public base
         reason = f"not an ONNX model, or damaged ({type(error).__name__})"
         raise InputError(path, reason, "get the file again, or export it with `tbsn export`") from error
-    facts: dict[str, str] = session.get_modelmeta().custom_metadata_map
     if facts.get("format") != ONNX_FORMAT:
         found = facts.get("format", "none")
         raise InputError(path, f"model format is {found}, not {ONNX_FORMAT}", "export it with this version of tbsn")
@@ -119,4 +121,23 @@ def _load_onnx(path: Path) -> Denoiser:
         output: Any = session.run(None, {"noisy": batch})[0]
         return output[0].transpose(1, 2, 0)
 
-    return Denoiser(reflected(run, int(facts["multiple"])), int(facts["channels"]), path.stem)
+    channels, multiple = _tried(path, facts, run)
+    return Denoiser(reflected(run, multiple), channels, path.stem)
+
+
+def _tried(path: Path, facts: dict[str, str], run: Callable[[np.ndarray], np.ndarray]) -> tuple[int, int]:
+    """The channels of an ONNX model and the multiple its sides need, once it has shown that it works on a small image.
+
+    Raises `InputError`.
+    """
+    try:
+        channels, multiple = int(facts["channels"]), int(facts["multiple"])
+        shape = 2 * multiple, 3 * multiple, channels
+        if not (0 < channels <= MAX_CHANNELS and 0 < multiple <= MAX_MULTIPLE):
+            raise ValueError("no such shape")
+        if run(np.zeros(shape, np.float32)).shape != shape:
+            raise ValueError("gives images of another shape")
+    except Exception as error:  # ONNX Runtime's exceptions share no public base
+        reason = f"is no denoiser of images, or damaged ({type(error).__name__})"
+        raise InputError(path, reason, "get the file again, or export it with `tbsn export`") from error
+    return channels, multiple
