@@ -51,6 +51,9 @@ def of(path: Path) -> str:
 
 def misnamed(path: Path) -> str:
     """One line for a file that was read by its content though it is named otherwise; nothing if all is well."""
-    found = of(path)
+    try:
+        found = of(path)
+    except InputError:  # it is gone since
+        return ""
     named = path.suffix.lower() in SUFFIXES[found]
     return "" if named else f"{path}: is {found}, though named {path.suffix or 'without a suffix'}"

@@ -17,6 +17,7 @@ MAX_PIXELS = 1 << 30
 KEPT_BLOBS = ("icc-profile-data", "exif-data", "xmp-data", "iptc-data")
 DEPTHS = {"uchar": np.uint8, "ushort": np.uint16, "float": np.float32}
 MAX_CHANNELS = 8
+MAX_RESOLUTION = 1e6
 CONVERT = "convert it to 8- or 16-bit grey or RGB"
 
 
@@ -58,12 +59,14 @@ def read(path: Path, channels: int = 3) -> Photo:
         image = _load(path)
         _check(path, image)
         array = image.numpy()
+        kept = metadata.collect(path)
     except pyvips.Error as error:
         raise InputError(path, _reason(error), "copy it again from its source, or leave it out") from error
+    except OSError as error:
+        raise InputError(path, f"cannot be read ({error.strerror})", "check its name and permissions") from error
     array = array.reshape(image.height, image.width, image.bands)
     if array.dtype == np.float32 and not np.isfinite(array).all():
         raise InputError(path, "has NaN or infinite values", "replace them by finite ones")
-    kept = metadata.collect(path)
     coloured = image.bands == 2 or image.interpretation not in ("b-w", "grey16")
     if image.bands in (2, 4) and coloured and image.bands != channels:
         return Photo(array[..., :-1], array[..., -1:], image, kept)
@@ -109,12 +112,14 @@ def _with_metadata(pixels: np.ndarray, like: Photo) -> pyvips.Image:
     whole = pixels if like.alpha is None else np.concatenate([pixels, like.alpha], axis=-1)
     header = like.header
     image = pyvips.Image.new_from_array(np.ascontiguousarray(whole), interpretation=header.interpretation)
-    image = image.copy(xres=header.xres, yres=header.yres)
-    for field in header.get_fields():
-        if field in KEPT_BLOBS:
-            image.set_type(pyvips.GValue.blob_type, field, header.get(field))
-        elif field == "orientation":
-            image.set_type(pyvips.GValue.gint_type, field, header.get(field))
+    # A resolution that libvips reads but does not write is none, and would be complained of on standard error.
+    xres, yres = (value if 0 <= value <= MAX_RESOLUTION else 1.0 for value in (header.xres, header.yres))
+    image = image.copy(xres=xres, yres=yres)
+    # Field by field: among the names of all fields can be texts that are not UTF-8.
+    for field in (field for field in KEPT_BLOBS if header.get_typeof(field)):
+        image.set_type(pyvips.GValue.blob_type, field, header.get(field))
+    if header.get_typeof("orientation"):
+        image.set_type(pyvips.GValue.gint_type, "orientation", header.get("orientation"))
     return image
 
 
