@@ -2,7 +2,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow lint clean
+.PHONY: demo test test-slow lint fuzz clean
 
 demo: $(VENV)/installed  ## Install the package and denoise a real photo.
 	@mkdir -p build
@@ -20,6 +20,10 @@ lint: $(VENV)/installed-test  ## Style and types.
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
+fuzz: $(VENV)/installed-fuzz  ## Damaged images and models, for two minutes.
+	$(BIN)/python fuzz/read.py -max_total_time=100
+	$(BIN)/python fuzz/model.py -max_total_time=20
+
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e .
@@ -27,6 +31,10 @@ $(VENV)/installed: pyproject.toml constraints.txt
 
 $(VENV)/installed-test: $(VENV)/installed
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,test,lint]'
+	@touch $@
+
+$(VENV)/installed-fuzz: $(VENV)/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[fuzz]'
 	@touch $@
 
 clean:
