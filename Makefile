@@ -2,7 +2,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow lint browser clean
+.PHONY: demo test test-slow lint browser fuzz clean
 
 demo: $(VENV)/installed  ## Install the package and denoise a real photo.
 	@mkdir -p build
@@ -24,13 +24,21 @@ browser:  ## Chromium, for the tests of the page, if it is missing: Debian's, as
 	@command -v chromium && command -v chromedriver || { apt-get update -qq && \
 	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium chromium-driver; }
 
+fuzz: $(VENV)/installed-fuzz  ## Damaged images and models, for two minutes.
+	$(BIN)/python fuzz/read.py -max_total_time=100
+	$(BIN)/python fuzz/model.py -max_total_time=20
+
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e .
 	@touch $@
 
 $(VENV)/installed-test: $(VENV)/installed
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,serve,test,lint]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,serve,raw,test,lint]'
+	@touch $@
+
+$(VENV)/installed-fuzz: $(VENV)/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[fuzz]'
 	@touch $@
 
 clean:

@@ -22,6 +22,7 @@ from PIL import Image
 from conftest import EXAMPLES, save
 from tbsn import cli, denoiser, images
 from tbsn.encoding import write
+from tbsn.errors import InputError
 
 ONE_LINE = re.compile(r"error: (?P<name>.+?): (?P<reason>.+); (?P<remedy>.+)")
 SUFFIXES = (".png", ".jpg", ".tif", ".webp")
@@ -226,6 +227,26 @@ def test_a_model_that_changes_nothing_changes_nothing(
         assert np.array_equal(images.read(tmp_path / "out" / f"bytes{suffix}").pixels, bytes_)
         assert np.array_equal(images.read(tmp_path / "out" / f"words{suffix}").pixels, words)
     np.testing.assert_array_max_ulp(images.read(tmp_path / "out" / "floats.tif").pixels, floats, 1)
+
+
+def test_texts_and_resolutions_beyond_the_usual_do_not_matter(
+    tmp_path: Path, denoise: Command, small: Path, identity: Path
+) -> None:
+    whole = small.read_bytes()
+    extra = chunk(b"pHYs", struct.pack(">IIB", 2**31 - 1, 1, 1)) + chunk(b"tEXt", "Größe".encode("latin-1") + b"\0a")
+    # The file has a resolution of its own already; of two, the first counts.
+    small.write_bytes(whole[:33] + extra + whole[33:])
+    assert denoise(small, "-o", tmp_path / "out.png", "--model", identity) == (0, "")
+    assert extra in (tmp_path / "out.png").read_bytes()
+
+
+def test_models_that_do_not_do_what_they_say_are_refused(tmp_path: Path, identity: Path) -> None:
+    model = onnx.load(identity)
+    for facts in ({}, {"channels": "3"}, {"channels": "3", "multiple": "0"}, {"channels": "x", "multiple": "1"}):
+        helper.set_model_props(model, {"format": "tbsn-onnx-1"} | facts)
+        onnx.save(model, tmp_path / "bad.onnx")
+        with pytest.raises(InputError, match=r"bad.onnx: is no denoiser"):
+            denoiser.load(tmp_path / "bad.onnx")
 
 
 def test_flat_images_stay_flat(tmp_path: Path, denoise: Command) -> None:

@@ -232,6 +232,17 @@ def test_a_tiff_keeps_its_tags_page_and_all(tmp_path: Path, order: str, big: boo
         assert 60000 not in after and np.array_equal(target.asarray(), PIXELS[::-1])
 
 
+@pytest.mark.parametrize("kind", ["png", "jpg", "webp"])
+def test_colours_stay_without_what_is_private(tmp_path: Path, kind: str) -> None:
+    source, target = rich(tmp_path, kind, "<"), tmp_path / f"out.{kind}"
+    Image.fromarray(PIXELS).save(target, exif=b"Exif\0\0II*\0\x08\0\0\0\0\0\0\0\0\0")
+    metadata.put(target, metadata.collect(source), private=False)
+    assert opened(target).info["icc_profile"] == PROFILE and "xmp" not in opened(target).info
+    assert MAKER_NOTE not in target.read_bytes() and len(opened(target).info["exif"]) < 30
+    metadata.put(target, metadata.collect(source))
+    assert opened(target).info["exif"].removeprefix(b"Exif\0\0") == exif("<")
+
+
 def test_every_page_keeps_its_own_tags(tmp_path: Path) -> None:
     for name, software in (("in.tif", "one"), ("out.tif", "other")):
         with tifffile.TiffWriter(tmp_path / name, byteorder=">") as file:
@@ -241,6 +252,26 @@ def test_every_page_keeps_its_own_tags(tmp_path: Path) -> None:
     with tifffile.TiffFile(tmp_path / "out.tif") as file:
         assert [page.tags[270].value for page in file.pages] == ["one 0", "one 1", "one 2"]
         assert all(np.array_equal(page.asarray(), PIXELS) for page in file.pages)
+
+
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize(("big", "kind"), [(False, 4), (False, 13), (True, 4), (True, 18)])
+def test_a_tiff_keeps_exif_however_it_points_to_it(tmp_path: Path, order: str, big: bool, kind: int) -> None:
+    """As pointers of other programs are: a long, an IFD, an IFD8, in either byte order."""
+    path, length = tmp_path / "in.tif", 8 if big else 4
+    extra = [(34664, "Q" if kind == 18 else "I", 1, 0, True)]
+    tifffile.imwrite(path, PIXELS, photometric="rgb", byteorder=order, bigtiff=big, extratags=extra, metadata=None)
+    with tifffile.TiffFile(path) as file:
+        at = file.pages[0].tags[34664].offset
+    whole = bytearray(path.read_bytes())
+    code = "Q" if kind == 18 else "I"
+    whole[at : at + 4 + length] = struct.pack(order + ("HHQ" if big else "HHI"), 34665, kind, 1)
+    whole[at + 4 + length : at + 4 + 2 * length] = struct.pack(order + code, len(whole)).ljust(length, b"\0")
+    count, head = order + ("Q" if big else "H"), order + ("HHQ" if big else "HHI")
+    entry = struct.pack(head, 0x9000, 7, 4) + b"0232".ljust(length, b"\0")
+    path.write_bytes(whole + struct.pack(count, 1) + entry + bytes(length))
+    through(path, tmp_path / "out.tif")
+    assert opened(tmp_path / "out.tif").getexif().get_ifd(0x8769)[0x9000] == b"0232"
 
 
 @pytest.mark.parametrize("order", "<>")

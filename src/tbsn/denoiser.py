@@ -10,6 +10,7 @@ import numpy as np
 
 from tbsn.errors import InputError
 from tbsn.files import ONNX_FORMAT
+from tbsn.images import MAX_CHANNELS
 from tbsn.noise import METHOD, combine, survey
 from tbsn.scale import Scale, scale_of
 from tbsn.settings import TeacherSettings
@@ -18,6 +19,7 @@ from tbsn.tiles import Rows, Tiling, reflected, stream, tiled
 PRETRAINED = Path(__file__).parent / "pretrained"
 DEFAULT = "default"
 TRUST = 1.5
+MAX_MULTIPLE = 256
 MIDDLE = 1024
 STILL = 2
 PIXEL_BYTES = {"FastUNet": 560, "UNet": 2300}  # of a tile, in ONNX Runtime
@@ -84,7 +86,7 @@ class Denoiser:
 
 
 def still(image: np.ndarray) -> np.ndarray:
-    """Where nothing changes for STILL pixels up, down, left and right, so that there is no noise: (h, w) of an image."""
+    """Where nothing changes for STILL pixels up, down, left and right: there is no noise. (h, w) of (h, w, c)."""
     where = np.ones(image.shape[:2], bool)
     for turned, view in ((image, where), (image.swapaxes(0, 1), where.T)):
         equal = np.pad((turned[1:] == turned[:-1]).all(axis=2), ((STILL, STILL), (0, 0)), constant_values=True)
@@ -155,11 +157,12 @@ def _load_onnx(path: Path) -> Denoiser:
     options = ort.SessionOptions()
     options.log_severity_level = 4
     try:
-        session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        # No fallback, since there is no other provider, and it would print that it tries one.
+        session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"], enable_fallback=0)
+        facts: dict[str, str] = session.get_modelmeta().custom_metadata_map
     except Exception as error:  # ONNX Runtime's exceptions share no public base
         reason = f"not an ONNX model, or damaged ({type(error).__name__})"
         raise InputError(path, reason, "get the file again, or export it with `tbsn export`") from error
-    facts: dict[str, str] = session.get_modelmeta().custom_metadata_map
     if facts.get("format") != ONNX_FORMAT:
         found = facts.get("format", "none")
         raise InputError(path, f"model format is {found}, not {ONNX_FORMAT}", "export it with this version of tbsn")
@@ -169,6 +172,24 @@ def _load_onnx(path: Path) -> Denoiser:
         output: Any = session.run(None, {"noisy": batch})[0]
         return output[0].transpose(1, 2, 0)
 
-    function = reflected(run, int(facts["multiple"]))
+    channels, multiple = _tried(path, facts, run)
     pixel_bytes = PIXEL_BYTES.get(facts.get("kind", ""), PIXEL_BYTES["UNet"])
-    return Denoiser(function, int(facts["channels"]), path.stem, pixel_bytes=pixel_bytes)
+    return Denoiser(reflected(run, multiple), channels, path.stem, pixel_bytes=pixel_bytes)
+
+
+def _tried(path: Path, facts: dict[str, str], run: Callable[[np.ndarray], np.ndarray]) -> tuple[int, int]:
+    """The channels of an ONNX model and the multiple its sides need, once it has shown that it works on a small image.
+
+    Raises `InputError`.
+    """
+    try:
+        channels, multiple = int(facts["channels"]), int(facts["multiple"])
+        shape = 2 * multiple, 3 * multiple, channels
+        if not (0 < channels <= MAX_CHANNELS and 0 < multiple <= MAX_MULTIPLE):
+            raise ValueError("no such shape")
+        if run(np.zeros(shape, np.float32)).shape != shape:
+            raise ValueError("gives images of another shape")
+    except Exception as error:  # ONNX Runtime's exceptions share no public base
+        reason = f"is no denoiser of images, or damaged ({type(error).__name__})"
+        raise InputError(path, reason, "get the file again, or export it with `tbsn export`") from error
+    return channels, multiple

@@ -14,6 +14,7 @@ from tbsn.files import atomic
 from tbsn.images import SUFFIXES, Photo, load, reason
 from tbsn.rows import as_image
 
+MAX_RESOLUTION = 1e6
 LOSSY = (".jpg", ".jpeg", ".webp")
 TIFF = (".tif", ".tiff")
 KEPT = {
@@ -73,8 +74,8 @@ def write_rows(
                 with partial.open("r+b") as file:
                     target = pyvips.Target.new_to_descriptor(file.fileno())
                     image.write_to_target(target, suffix, **options)
-                if like and like.kept.kind and encoding.private:
-                    metadata.put(partial, like.kept)
+                if like and like.kept.kind:
+                    metadata.put(partial, like.kept, encoding.private)
         except pyvips.Error as error:
             raise _failed(path, reason(error)) from error
         except OSError as error:
@@ -116,10 +117,12 @@ def _with_metadata(image: pyvips.Image, like: Photo, height: int, encoding: Enco
     if like.alpha:
         again = load(like.path, **({"n": -1} if like.pages > 1 else {}))
         image = image.bandjoin(again[again.bands - 1])
-    image = image.copy(interpretation=header.interpretation, xres=header.xres, yres=header.yres)
-    for field in header.get_fields():
-        if field in KEPT and (encoding.private or field not in PRIVATE):
-            image.set_type(KEPT[field], field, header.get(field))
+    # libvips complains on standard error about resolutions that no scanner has.
+    xres, yres = (value if 0 <= value <= MAX_RESOLUTION else 1.0 for value in (header.xres, header.yres))
+    image = image.copy(interpretation=header.interpretation, xres=xres, yres=yres)
+    for field, kind in KEPT.items():
+        if header.get_typeof(field) and (encoding.private or field not in PRIVATE):
+            image.set_type(kind, field, header.get(field))
     if like.pages > 1:
         image.set_type(pyvips.GValue.gint_type, "page-height", height)
     return image

@@ -63,6 +63,9 @@ def misnamed(path: Path) -> str:
     """One line for a file that was read by its content though it is named otherwise; nothing if all is well."""
     if path.suffix.lower() in RAW_SUFFIXES:
         return ""
-    found = of(path)
+    try:
+        found = of(path)
+    except InputError:  # it is gone since
+        return ""
     named = path.suffix.lower() in SUFFIXES[found]
     return "" if named else f"{path}: is {found}, though named {path.suffix or 'without a suffix'}"

@@ -18,15 +18,16 @@ from tbsn.errors import InputError
 from tbsn.files import atomic
 
 EXIF = {"PNG": b"eXIf", "JPEG": b"\xe1Exif\0\0", "WebP": b"EXIF"}
+# Without these it is another picture.
+COLOUR = (*b"cICP cHRM gAMA iCCP sRGB mDCV cLLI pHYs ICCP".split(), b"\xe0JFIF\0", b"\xe2ICC_PROFILE\0")
 # What is carried. Not what describes the pixels as they were: palettes, histograms, previews, gain maps, signatures.
 CARRIED = (
+    *COLOUR,
     *EXIF.values(),
-    *b"cICP cHRM gAMA iCCP sRGB mDCV cLLI pHYs oFFs pCAL sCAL tIME tEXt zTXt iTXt ICCP".split(),
+    *b"oFFs pCAL sCAL tIME tEXt zTXt iTXt".split(),
     b"XMP ",
-    b"\xe0JFIF\0",
     b"\xe1http://ns.adobe.com/xap/1.0/\0",
     b"\xe1http://ns.adobe.com/xmp/extension/\0",
-    b"\xe2ICC_PROFILE\0",
     b"\xedPhotoshop 3.0\0",
     b"\xfe",
 )
@@ -82,24 +83,27 @@ def _check(path: Path, parts: list[tuple[bytes, bytes]]) -> None:
         raise InputError(path, "damaged (its end is missing)", "copy it again from its source")
 
 
-def put(path: Path, metadata: Metadata) -> None:
+def put(path: Path, metadata: Metadata, private: bool = True) -> None:
     """Put metadata into a file that libvips has written, in place of its own; into one of another format EXIF alone.
 
-    A JPEG that was no JPEG before has no room for EXIF of more than 64 kB: it is left out.
+    Without what is ``private``, only what a PNG, JPEG or WebP file says of colours and resolution: the rest of that
+    libvips writes. A JPEG that was no JPEG before has no room for EXIF of more than 64 kB: it is left out.
     """
-    if (kind := formats.of(path)) != "TIFF":
-        _rewrite(path, kind, metadata)
-        return
-    with path.open("r+b") as file:
-        tags.add(file, metadata.pages or tags.read(BytesIO(metadata.exif))[:1])
+    kind = formats.of(path)
+    if kind == "TIFF" and private:
+        with path.open("r+b") as file:
+            tags.add(file, metadata.pages or tags.read(BytesIO(metadata.exif))[:1])
+    elif kind == metadata.kind in EXIF:
+        names = CARRIED if private else COLOUR
+        _rewrite(path, kind, names, [part for part in metadata.parts if part[0] in names])
+    elif kind in EXIF and private:
+        _rewrite(path, kind, tuple(EXIF.values()), _exif_part(kind, metadata.exif))
 
 
-def _rewrite(path: Path, kind: str, metadata: Metadata) -> None:
-    same = kind == metadata.kind
-    parts = metadata.parts if same else _exif_part(kind, metadata.exif)
+def _rewrite(path: Path, kind: str, replaced: tuple[bytes, ...], parts: list[tuple[bytes, bytes]]) -> None:
     with atomic(path) as rewritten, path.open("rb") as old, rewritten.open("w+b") as new:
         whole = list(_segments(old, kind))
-        segments = [segment for segment in whole if segment[0] not in (CARRIED if same else EXIF.values())]
+        segments = [segment for segment in whole if segment[0] not in replaced]
         new.write(_bytes(old, 0, whole[0][1]))
         _copy(old, new, [segment for segment in segments if segment[0] in FIRST])
         new.write(b"".join(part for name, part in parts if name not in LAST))

@@ -13,25 +13,13 @@ POINTERS: Pointers = {EXIF: {INTEROPERABILITY: {}}, GPS: {}}
 # Document, description, camera, orientation, resolution, page, program, time, people, rights, what Windows adds.
 EXIF_TAGS = {269, 270, 271, 272, 274, 282, 283, 285, 296, 305, 306, 315, 316, 33432, *range(40091, 40096), EXIF, GPS}
 # XMP, IPTC, Photoshop, ICC; GeoTIFF and GDAL; ImageJ and Micro-Manager.
-ONLY_TIFF_TAGS = {
-    700,
-    33723,
-    34377,
-    34675,
-    33550,
-    33922,
-    34264,
-    *range(34735, 34738),
-    42112,
-    42113,
-    50838,
-    50839,
-    51123,
-}
+ONLY_TIFF_TAGS = {700, 33723, 34377, 34675} | {33550, 33922, 34264, *range(34735, 34738), 42112, 42113}
+ONLY_TIFF_TAGS |= {50838, 50839, 51123}
 # Bytes of a number, and of a value, which is two numbers in a rational.
 TYPES = {1: (1, 1), 2: (1, 1), 3: (2, 2), 4: (4, 4), 5: (4, 8), 6: (1, 1), 7: (1, 1), 8: (2, 2), 9: (4, 4), 10: (4, 8)}
-TYPES |= {11: (4, 4), 12: (8, 8)}
-LONG = 4
+TYPES |= {11: (4, 4), 12: (8, 8), 13: (4, 4), 16: (8, 8), 17: (8, 8), 18: (8, 8)}
+LONG, ONLY_BIG = 4, (16, 17, 18)
+ROOM = 1 << 26
 
 Directory = dict[int, Any]
 """Tag to its type and little-endian bytes, or to the directory that it points to."""
@@ -83,6 +71,8 @@ class Layout:
         head = file.read(4)
         self.order = ">" if head[:1] == b"M" else "<"
         big = b"+" in head
+        # Values may overlap, and together be larger than any memory.
+        self.room = file.seek(0, os.SEEK_END) + ROOM
         self.first, self.size, self.inline = (8, 20, 8) if big else (4, 12, 4)
         self.count, self.pointer = (f"{self.order}{code}" for code in ("QQ" if big else "HI"))
 
@@ -99,7 +89,7 @@ class Layout:
         return {unpack(f"{self.order}H", part[:2])[0]: part for part in reversed(parts)}, start + count * self.size
 
     def write(self, file: BinaryIO, values: Directory, raw: dict[int, bytes], following: int) -> int:
-        """Append a directory of ``values`` and, before them in rank below, ``raw`` entries. Its offset."""
+        """Append a directory of ``raw`` entries and of ``values``, which take the place of those. Gives its offset."""
         for tag, value in values.items():
             if isinstance(value, dict):
                 value = LONG, pack("<I", self.write(file, value, {}, 0))
@@ -122,26 +112,27 @@ class Layout:
 def _values(
     file: BinaryIO, layout: Layout, raw: dict[int, bytes], tags: set[int] | None, pointers: Pointers
 ) -> Directory:
-    room = file.seek(0, os.SEEK_END)
     values: Directory = {}
     for tag, entry in raw.items():
         kind, count = unpack(f"{layout.order}H{layout.pointer[1]}", entry[2 : -layout.inline])
         if kind not in TYPES or (tags is not None and tag not in tags):
             continue
-        length = count * TYPES[kind][1]
-        # Values that overlap could sum to more than any memory.
-        room -= length
-        if room < 0:
-            break
-        offset = unpack(layout.pointer, entry[-layout.inline :])[0]
+        field, length = entry[-layout.inline :], count * TYPES[kind][1]
         if tag in pointers:
-            inner, _ = layout.entries(file, offset)
+            inner, _ = layout.entries(file, _number(field[: TYPES[kind][0]], layout.order))
             values[tag] = _values(file, layout, inner, None, pointers[tag])
             continue
-        data = entry[-layout.inline :][:length] if length <= layout.inline else _bytes(file, offset, length)
+        layout.room -= length
+        if layout.room < 0 or kind in ONLY_BIG:
+            continue
+        data = field[:length] if length <= layout.inline else _bytes(file, _number(field, layout.order), length)
         if len(data) == length:
             values[tag] = kind, _swapped(data, kind, layout.order)
     return values
+
+
+def _number(field: bytes, order: str) -> int:
+    return int.from_bytes(field, "big" if order == ">" else "little")
 
 
 def _bytes(file: BinaryIO, start: int, length: int) -> bytes:
