@@ -23,12 +23,12 @@ import typer
 from lightning_fabric import Fabric
 from network import LiteralTBSN, memory
 
+from tbsn.memory import keep_freed_memory
 from tbsn.network import TBSN
 from tbsn.network.files import build
 from tbsn.training import losses
 from tbsn.training.data import Crops
 from tbsn.training.fit import loader
-from tbsn.training.memory import keep_freed_memory
 from tbsn.training.photos import cached
 from tbsn.training.recipe import TrainRecipe, load_recipe
 

@@ -19,6 +19,7 @@ from tbsn.denoiser import Denoiser, middle
 from tbsn.encoding import Encoding, check_holds, write_rows
 from tbsn.errors import InputError, NoRoomError, Stopped, UnexpectedError
 from tbsn.images import Photo, open_photo
+from tbsn.memory import return_freed_memory
 from tbsn.plan import Job
 from tbsn.scale import scale_of
 from tbsn.tiles import Rows
@@ -130,6 +131,7 @@ def denoise_files(
             return Result(job, _unexpected(job.source, error), seconds=time.monotonic() - began)
         return Result(job, None, pixels, time.monotonic() - began)
 
+    return_freed_memory()
     with ThreadPoolExecutor(AT_ONCE) as pool:
         waiting, running = iter(jobs), deque[Future[Result]]()
         while True:

@@ -26,11 +26,12 @@ class Scale:
     def changed(self, pixels: np.ndarray, change: np.ndarray) -> np.ndarray:
         """Pixels plus a ``change`` in units of [0, 1], in their own dtype: integers rounded half up and clipped."""
         exact = np.float32 if pixels.dtype.itemsize <= 2 else np.float64
-        values = pixels.astype(exact) + exact(self.high - self.low) * change
+        values = pixels + exact(self.high - self.low) * change
         if pixels.dtype.kind == "f":
             return values.astype(pixels.dtype)
         limits = np.iinfo(pixels.dtype)
-        return np.clip(np.floor(values + exact(0.5)), limits.min, limits.max).astype(pixels.dtype)
+        values += exact(0.5)
+        return np.clip(np.floor(values, out=values), limits.min, limits.max, out=values).astype(pixels.dtype)
 
 
 def scale_of(dtype: np.dtype, count: int, parts: Iterable[np.ndarray]) -> Scale:

@@ -18,6 +18,7 @@ ONLY_TIFF_TAGS |= {50838, 50839, 51123}
 # Bytes of a number, and of a value, which is two numbers in a rational.
 TYPES = {1: (1, 1), 2: (1, 1), 3: (2, 2), 4: (4, 4), 5: (4, 8), 6: (1, 1), 7: (1, 1), 8: (2, 2), 9: (4, 4), 10: (4, 8)}
 TYPES |= {11: (4, 4), 12: (8, 8), 13: (4, 4), 16: (8, 8), 17: (8, 8), 18: (8, 8)}
+DESCRIPTION = 270
 LONG, ONLY_BIG = 4, (16, 17, 18)
 ROOM = 1 << 26
 
@@ -40,6 +41,9 @@ def add(file: BinaryIO, pages: list[Directory]) -> None:
     """Give the pages of a TIFF file tags, in place of its own. What it had before stays in it, unused."""
     layout = Layout(file)
     at = layout.first
+    if pages and pages[0].get(DESCRIPTION, (0, b""))[1].startswith(b"ImageJ="):
+        # All is said on the first page, and directories behind all pixels mean that the pixels of all pages are in one.
+        pages = pages[:1]
     for page in pages:
         if not (offset := layout.number(file, at, layout.pointer)):
             return

@@ -8,7 +8,7 @@ import numpy as np
 Function = Callable[[np.ndarray], np.ndarray]
 Rows = Callable[[int, int], np.ndarray]
 
-STRIP = 64  # rows handed out at a time: what is made of them is small beside a row of tiles
+STRIP = 1 << 18  # pixels handed out at a time: what is made of them is small beside a row of tiles
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,7 @@ def stream(
     """
     height, width = size
     source = carried = None
+    strip = max(1, STRIP // width)
     across, down = tiling.plan(width), tiling.plan(height)
     for i, (place, weight) in enumerate(down):
         more = rows(place.start + (0 if source is None else len(source)), place.stop)
@@ -70,9 +71,11 @@ def stream(
         band = _band(function, source, weight, across)
         if carried is not None:
             band[: len(carried)] += carried
-        for top in range(0, done, STRIP):
-            yield source[top : min(top + STRIP, done)], band[top : min(top + STRIP, done)]
-        source, carried = source[done:], band[done:].copy()
+        for top in range(0, done, strip):
+            part = slice(top, min(top + strip, done))
+            yield source[part].copy(), band[part].copy()  # else whoever holds them holds all of it
+        source, carried = source[done:].copy(), band[done:].copy()
+        del band  # before there is another
 
 
 def _band(

@@ -19,7 +19,7 @@ from lightning_fabric.strategies.ddp import DDPStrategy
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 
 from tbsn.errors import InputError
-from tbsn.training.memory import keep_freed_memory
+from tbsn.memory import keep_freed_memory
 from tbsn.training.photos import Photos
 
 PATIENCE = timedelta(days=7)  # for the first process, which decodes and teaches while the others wait
