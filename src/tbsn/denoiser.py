@@ -3,16 +3,15 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from tbsn.errors import InputError
-from tbsn.files import ONNX_FORMAT
 from tbsn.images import from_float, to_float
 from tbsn.noise import METHOD, combine, survey
+from tbsn.runtime import AUTO, CPU, open_student
 from tbsn.settings import TeacherSettings
-from tbsn.tiles import reflected, tiled
+from tbsn.tiles import tiled
 
 PRETRAINED = Path(__file__).parent / "pretrained"
 DEFAULT = "default"
@@ -62,26 +61,32 @@ def trusted(noisy: np.ndarray, denoised: np.ndarray) -> float:
 
 
 def load(
-    model: str | Path = DEFAULT, teacher: TeacherSettings = TeacherSettings(), strength: float | None = None
+    model: str | Path = DEFAULT,
+    teacher: TeacherSettings = TeacherSettings(),
+    strength: float | None = None,
+    device: str = AUTO,
 ) -> Denoiser:
     """A denoiser by name (``default`` and ``unet``: the students in the package, fast and of the paper's shape) or
     path: an ONNX file, or with torch a safetensors file or the folder of a run. A blind-spot network runs as a teacher
     with the settings ``teacher``. ``strength`` is how much of the noise to take, from 0 to 1; by default as much as
-    there can be, see `trusted`.
+    there can be, see `trusted`. ``device`` is where an ONNX file runs, see `tbsn.runtime`.
 
-    Raises `InputError` for a model that is missing, damaged, a pickle, or of another version, and for a strength
-    outside [0, 1].
+    Raises `InputError` for a model that is missing, damaged, a pickle, or of another version, for a strength outside
+    [0, 1], and for a device that is not there.
     """
     if strength is not None and not 0 <= strength <= 1:
         raise InputError(f"strength {strength}", "not from 0 to 1", "give 1 for all of the noise, 0 for none")
-    return replace(_load(find(model), teacher), strength=strength)
+    return replace(_load(find(model), teacher, device), strength=strength)
 
 
-def _load(path: Path, teacher: TeacherSettings) -> Denoiser:
+def _load(path: Path, teacher: TeacherSettings, device: str) -> Denoiser:
     if path.suffix in PICKLES:
         raise InputError(path, "is a pickle, which can run code", "make a safetensors file of it with `tbsn convert`")
     if path.suffix == ".onnx":
-        return _load_onnx(path)
+        student = open_student(path, device)
+        return Denoiser(student, student.channels, path.stem)
+    if device not in (AUTO, CPU):
+        raise InputError(f"device {device}", "is for exported students alone", "export the model with `tbsn export`")
     if path.suffix == ".safetensors" or path.is_dir():
         try:
             from tbsn.teacher import load_denoiser
@@ -95,28 +100,3 @@ def find(model: str | Path) -> Path:
     """Where a model is that is given by its name or path."""
     path = PRETRAINED / f"{model}.onnx"
     return path if path.is_file() else Path(model)
-
-
-def _load_onnx(path: Path) -> Denoiser:
-    import onnxruntime as ort
-
-    if not path.is_file():
-        raise InputError(path, "no such model", "check the name")
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    try:
-        session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime's exceptions share no public base
-        reason = f"not an ONNX model, or damaged ({type(error).__name__})"
-        raise InputError(path, reason, "get the file again, or export it with `tbsn export`") from error
-    facts: dict[str, str] = session.get_modelmeta().custom_metadata_map
-    if facts.get("format") != ONNX_FORMAT:
-        found = facts.get("format", "none")
-        raise InputError(path, f"model format is {found}, not {ONNX_FORMAT}", "export it with this version of tbsn")
-
-    def run(image: np.ndarray) -> np.ndarray:
-        batch = np.ascontiguousarray(image.transpose(2, 0, 1))[None]
-        output: Any = session.run(None, {"noisy": batch})[0]
-        return output[0].transpose(1, 2, 0)
-
-    return Denoiser(reflected(run, int(facts["multiple"])), int(facts["channels"]), path.stem)
