@@ -2,6 +2,7 @@
 
 import json
 import sys
+import warnings
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
@@ -55,14 +56,18 @@ def denoise(
         float | None, typer.Option(help="How much to take out: 0 to 1. [default: as much as is noise]", min=0, max=1)
     ] = None,
     overwrite: Overwrite = False,
+    device: Annotated[
+        str, typer.Option(help="auto, cpu, openvino, or what ONNX Runtime has: cuda, coreml, dml.")
+    ] = "auto",
 ) -> None:
     """Denoise images: same format, bit depth and metadata."""
     from tbsn import batch
     from tbsn.denoiser import load
 
+    warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
     planned = batch.plan(inputs, output, overwrite)
     failed = 0
-    for source, result in batch.denoise_files(load(model, strength=strength), planned):
+    for source, result in batch.denoise_files(load(model, strength=strength, device=device), planned):
         if isinstance(result, InputError):
             failed += 1
             print(f"error: {result}", file=sys.stderr)
