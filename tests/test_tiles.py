@@ -27,7 +27,7 @@ def test_a_local_function_is_the_same_in_tiles() -> None:
 
 
 def test_tiles_start_where_a_network_that_halves_its_input_can() -> None:
-    assert all(place.start % 32 == 0 for place, _ in plan(10_000, 768, 48, 32))
+    assert all(place.start % 32 == 0 for place, _ in plan(10_000, 896, 48, 32))
 
 
 def test_too_large_an_overlap_is_refused() -> None:

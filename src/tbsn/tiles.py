@@ -7,7 +7,7 @@ import numpy as np
 
 Function = Callable[[np.ndarray], np.ndarray]
 
-SIZE, MARGIN, FEATHER = 768, 48, 32
+SIZE, MARGIN, FEATHER = 896, 48, 32
 
 
 def tiled(function: Function, size: int = SIZE, margin: int = MARGIN, feather: int = FEATHER) -> Function:
