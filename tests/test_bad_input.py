@@ -245,7 +245,7 @@ def test_models_that_do_not_do_what_they_say_are_refused(tmp_path: Path, identit
     for facts in ({}, {"channels": "3"}, {"channels": "3", "multiple": "0"}, {"channels": "x", "multiple": "1"}):
         helper.set_model_props(model, {"format": "tbsn-onnx-1"} | facts)
         onnx.save(model, tmp_path / "bad.onnx")
-        with pytest.raises(InputError, match=r"bad.onnx: is no denoiser"):
+        with pytest.raises(InputError, match=r"bad.onnx: not a student"):
             denoiser.load(tmp_path / "bad.onnx")
 
 

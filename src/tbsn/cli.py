@@ -3,6 +3,7 @@
 import errno
 import json
 import sys
+import warnings
 from dataclasses import asdict
 from importlib.metadata import version
 from io import TextIOWrapper
@@ -70,6 +71,9 @@ def denoise(
     max_memory: Annotated[str, typer.Option(help="Keep to about this much, as in 800MB or 2GB.")] = "",
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show errors only.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show pixels and seconds of each file.")] = False,
+    device: Annotated[
+        str, typer.Option(help="auto, cpu, openvino, or what ONNX Runtime has: cuda, coreml, dml.")
+    ] = "auto",
 ) -> None:
     """Denoise images: same format, bit depth and metadata."""
     from tbsn import session
@@ -77,6 +81,7 @@ def denoise(
     from tbsn.plan import Output, check_writable, plan
     from tbsn.streams import STREAM, files_for_streams
 
+    warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
     amount = None if strength == "auto" else _number("--strength", strength)
     settings = session.settings(quality, strip_metadata, nan, _bytes(max_memory))
     if overwrite and skip_existing:
@@ -89,8 +94,8 @@ def denoise(
             raise typer.Exit(session.show(jobs))
         check_writable(where)
         loudness = 0 if quiet or STREAM in (output, *inputs) else 1 + verbose
-        denoiser = load(model, strength=amount)
-        log = session.Log.of(where, shard, model, strength=strength, settings=asdict(settings))
+        denoiser = load(model, strength=amount, device=device)
+        log = session.Log.of(where, shard, model, strength=strength, device=device, settings=asdict(settings))
         code = session.run(denoiser, jobs, settings, log, loudness)
     if code:
         raise typer.Exit(code)

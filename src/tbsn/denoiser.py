@@ -4,25 +4,22 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 
 from tbsn.errors import InputError
-from tbsn.files import ONNX_FORMAT
-from tbsn.images import MAX_CHANNELS
 from tbsn.noise import METHOD, combine, survey
+from tbsn.runtime import AUTO, CPU, PIXEL_BYTES, open_student
 from tbsn.scale import Scale, scale_of
 from tbsn.settings import TeacherSettings
-from tbsn.tiles import Rows, Tiling, reflected, stream, tiled
+from tbsn.tiles import Rows, Tiling, stream, tiled
 
 PRETRAINED = Path(__file__).parent / "pretrained"
 DEFAULT = "default"
 TRUST = 1.5
-MAX_MULTIPLE = 256
 MIDDLE = 1024
 STILL = 2
-PIXEL_BYTES = {"FastUNet": 560, "UNet": 2300}  # of a tile, in ONNX Runtime
 ROW_BYTES = 60  # of each pixel in a row of tiles: the image, the change, the result
 PROCESS_BYTES = 1.5e8
 PICKLES = (".pth", ".pt", ".ckpt", ".pkl")
@@ -114,26 +111,32 @@ def trusted(noisy: np.ndarray, denoised: np.ndarray) -> float:
 
 
 def load(
-    model: str | Path = DEFAULT, teacher: TeacherSettings = TeacherSettings(), strength: float | None = 1.0
+    model: str | Path = DEFAULT,
+    teacher: TeacherSettings = TeacherSettings(),
+    strength: float | None = 1.0,
+    device: str = AUTO,
 ) -> Denoiser:
     """A denoiser by name (``default`` and ``unet``: the students in the package, fast and of the paper's shape) or
     path: an ONNX file, or with torch a safetensors file or the folder of a run. A blind-spot network runs as a teacher
     with the settings ``teacher``. ``strength`` is how much to take out, from 0 to 1; None is as much as can be noise,
-    see `trusted`.
+    see `trusted`. ``device`` is where an ONNX file runs, see `tbsn.runtime`.
 
-    Raises `InputError` for a model that is missing, damaged, a pickle, or of another version, and for a strength
-    outside [0, 1].
+    Raises `InputError` for a model that is missing, damaged, a pickle, or of another version, for a strength outside
+    [0, 1], and for a device that is not there.
     """
     if strength is not None and not 0 <= strength <= 1:
         raise InputError(f"strength {strength}", "not from 0 to 1", "give 1 for all of the noise, 0 for none")
-    return replace(_load(find(model), teacher), strength=strength)
+    return replace(_load(find(model), teacher, device), strength=strength)
 
 
-def _load(path: Path, teacher: TeacherSettings) -> Denoiser:
+def _load(path: Path, teacher: TeacherSettings, device: str) -> Denoiser:
     if path.suffix in PICKLES:
         raise InputError(path, "is a pickle, which can run code", "make a safetensors file of it with `tbsn convert`")
     if path.suffix == ".onnx":
-        return _load_onnx(path)
+        student = open_student(path, device)
+        return Denoiser(student, student.channels, path.stem, pixel_bytes=student.pixel_bytes)
+    if device not in (AUTO, CPU):
+        raise InputError(f"device {device}", "is for exported students alone", "export the model with `tbsn export`")
     if path.suffix == ".safetensors" or path.is_dir():
         try:
             from tbsn.teacher import load_denoiser
@@ -147,49 +150,3 @@ def find(model: str | Path) -> Path:
     """Where a model is that is given by its name or path."""
     path = PRETRAINED / f"{model}.onnx"
     return path if path.is_file() else Path(model)
-
-
-def _load_onnx(path: Path) -> Denoiser:
-    import onnxruntime as ort
-
-    if not path.is_file():
-        raise InputError(path, "no such model", "check the name")
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    try:
-        # No fallback, since there is no other provider, and it would print that it tries one.
-        session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"], enable_fallback=0)
-        facts: dict[str, str] = session.get_modelmeta().custom_metadata_map
-    except Exception as error:  # ONNX Runtime's exceptions share no public base
-        reason = f"not an ONNX model, or damaged ({type(error).__name__})"
-        raise InputError(path, reason, "get the file again, or export it with `tbsn export`") from error
-    if facts.get("format") != ONNX_FORMAT:
-        found = facts.get("format", "none")
-        raise InputError(path, f"model format is {found}, not {ONNX_FORMAT}", "export it with this version of tbsn")
-
-    def run(image: np.ndarray) -> np.ndarray:
-        batch = np.ascontiguousarray(image.transpose(2, 0, 1))[None]
-        output: Any = session.run(None, {"noisy": batch})[0]
-        return output[0].transpose(1, 2, 0)
-
-    channels, multiple = _tried(path, facts, run)
-    pixel_bytes = PIXEL_BYTES.get(facts.get("kind", ""), PIXEL_BYTES["UNet"])
-    return Denoiser(reflected(run, multiple), channels, path.stem, pixel_bytes=pixel_bytes)
-
-
-def _tried(path: Path, facts: dict[str, str], run: Callable[[np.ndarray], np.ndarray]) -> tuple[int, int]:
-    """The channels of an ONNX model and the multiple its sides need, once it has shown that it works on a small image.
-
-    Raises `InputError`.
-    """
-    try:
-        channels, multiple = int(facts["channels"]), int(facts["multiple"])
-        shape = 2 * multiple, 3 * multiple, channels
-        if not (0 < channels <= MAX_CHANNELS and 0 < multiple <= MAX_MULTIPLE):
-            raise ValueError("no such shape")
-        if run(np.zeros(shape, np.float32)).shape != shape:
-            raise ValueError("gives images of another shape")
-    except Exception as error:  # ONNX Runtime's exceptions share no public base
-        reason = f"is no denoiser of images, or damaged ({type(error).__name__})"
-        raise InputError(path, reason, "get the file again, or export it with `tbsn export`") from error
-    return channels, multiple

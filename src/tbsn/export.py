@@ -13,6 +13,7 @@ import torch
 from tbsn.errors import InputError
 from tbsn.files import ONNX_FORMAT, atomic
 from tbsn.network.files import Student, description
+from tbsn.runtime import sealed
 
 TOLERANCE = 1e-4
 
@@ -28,11 +29,12 @@ def export(student: Student, path: Path) -> float:
     model = _to_onnx(student)
     facts = {"format": ONNX_FORMAT, "channels": str(channels), "multiple": str(multiple)} | description(student)
     onnx.helper.set_model_props(model, facts)
-    difference = largest_difference(student, model.SerializeToString())
+    data = sealed(model.SerializeToString())
+    difference = largest_difference(student, data)
     if not difference <= TOLERANCE:
         raise InputError(path, f"the export differs from torch by {difference:.1e}", "report this with your versions")
     with atomic(path) as partial:
-        partial.write_bytes(model.SerializeToString())
+        partial.write_bytes(data)
     return difference
 
 

@@ -22,7 +22,7 @@ class Tiling:
     Raises ValueError if more than half of a tile would overlap.
     """
 
-    size: int = 768
+    size: int = 896
     margin: int = 48
     feather: int = 32
 

@@ -1,0 +1,210 @@
+import multiprocessing
+import pickle
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx.numpy_helper
+import pytest
+
+import tbsn
+from conftest import EXAMPLES
+from conftest import tbsn as command
+from tbsn import images, runtime
+from tbsn.denoiser import PRETRAINED
+from tbsn.errors import InputError
+
+MODEL = PRETRAINED / "default.onnx"
+DEVICES = ["cpu", pytest.param("openvino", marks=pytest.mark.skipif(not find_spec("openvino"), reason="not installed"))]
+Start = Callable[[bytes], runtime.Run]
+
+
+@pytest.fixture(scope="module")
+def noisy() -> np.ndarray:
+    return images.to_float(images.read(EXAMPLES / "01_14.png").pixels)
+
+
+def starts(monkeypatch: pytest.MonkeyPatch, start: Start, device: str = "other") -> None:
+    """A device that starts a model by ``start``, and is the fastest."""
+    monkeypatch.setattr(runtime, "provider", lambda _: start)
+    monkeypatch.setattr(runtime, "fastest", lambda: device)
+
+
+def on_cpu(change: Callable[[np.ndarray], np.ndarray]) -> Start:
+    """A device that computes as the CPU does, and then changes the result."""
+
+    def start(model: bytes) -> runtime.Run:
+        run = runtime._runner(runtime._session(model, "CPUExecutionProvider"))
+        return lambda image: change(run(image))
+
+    return start
+
+
+def refuse(_: bytes) -> runtime.Run:
+    raise RuntimeError("no such\ndriver")
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_the_same_image_gives_the_same_in_every_call_thread_and_process(device: str, noisy: np.ndarray) -> None:
+    denoise = tbsn.load(device=device)
+    once = denoise(noisy)
+    with ThreadPoolExecutor(3) as threads:
+        assert all(np.array_equal(once, again) for again in threads.map(denoise, [noisy] * 4))
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        assert np.array_equal(once, process.submit(denoise, noisy).result())
+
+
+def test_a_pickled_denoiser_needs_no_file(noisy: np.ndarray, tmp_path: Path) -> None:
+    path = tmp_path / "mine.onnx"
+    path.write_bytes(MODEL.read_bytes())
+    denoise = tbsn.load(path, strength=0.5)
+    path.unlink()
+    again = pickle.loads(pickle.dumps(denoise))
+    assert (again.name, again.strength) == ("mine", 0.5)
+    assert np.array_equal(again(noisy), denoise(noisy))
+
+
+@pytest.mark.skipif(not find_spec("openvino"), reason="not installed")
+def test_openvino_is_within_the_tolerance_and_tells_nobody(noisy: np.ndarray) -> None:
+    difference = tbsn.load(device="openvino")(noisy) - tbsn.load(device="cpu")(noisy)
+    assert 0 < np.sqrt(np.mean(difference**2)) < runtime.TOLERANCE
+    code = "import sys, tbsn; tbsn.load(device='openvino'); sys.exit('openvino_telemetry.main' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("start", "reason"),
+    [
+        (refuse, r"cannot start \(no such driver\)"),
+        (on_cpu(lambda result: 1.01 * result), "differs from the CPU by 0.00"),
+        (on_cpu(lambda result: result[..., ::-1]), "differs from the CPU by"),
+        (on_cpu(lambda result: result[1:-1]), "differs from the CPU by"),
+        (on_cpu(lambda result: result[:, :30]), "cannot start"),
+        (on_cpu(lambda result: result * np.nan), "differs from the CPU by nan"),
+    ],
+)
+def test_a_device_that_cannot_start_or_computes_wrong_is_left_for_the_cpu(
+    start: Start, reason: str, noisy: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    starts(monkeypatch, start)
+    with pytest.warns(RuntimeWarning, match=f"^device other: {reason}.*; the CPU is used instead$"):
+        denoise = tbsn.load(device="other")
+    assert np.array_equal(denoise(noisy), tbsn.load(device="cpu")(noisy))
+
+
+def test_a_device_that_fails_later_is_left_for_the_cpu(noisy: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(result: np.ndarray) -> np.ndarray:
+        if result.size > noisy.size // 2:
+            raise RuntimeError("out of memory")
+        return result
+
+    starts(monkeypatch, on_cpu(full))
+    denoise = tbsn.load(device="other")
+    with pytest.warns(RuntimeWarning, match="out of memory"):
+        denoised = denoise(noisy)
+    assert np.array_equal(denoised, denoise(noisy))
+
+
+def test_auto_starts_a_device_for_large_tiles_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[int] = []
+    monkeypatch.setattr(runtime, "LARGE", 64 * 64)
+    starts(monkeypatch, lambda model: begun.append(1) or on_cpu(lambda result: result + np.float32(0.001))(model))
+    denoise, cpu = tbsn.load(), tbsn.load(device="cpu")
+    small, large = (np.random.default_rng(0).random((64, width, 3), np.float32) for width in (63, 64))
+    assert np.array_equal(denoise(small), cpu(small)) and not begun
+    assert not np.array_equal(denoise(large), cpu(large)) and begun == [1]
+    assert np.array_equal(denoise(small), cpu(small))
+
+
+def test_the_command_tells_of_the_fallback_in_one_line(photo: Path) -> None:
+    code = "from tbsn import cli, runtime; runtime.provider = lambda _: None; cli.run()"
+    arguments = ["denoise", str(photo), "--device", "other"]
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("warning: device other: cannot start")
+
+
+def test_a_device_that_is_not_there_is_refused(photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = command("denoise", photo, "--device", "abacus")
+    assert asked.returncode == 2 and asked.stderr.startswith("error: device abacus: not there; use auto, cpu")
+    assert asked.stderr.count("\n") == 1
+    monkeypatch.setattr(runtime, "find_spec", lambda _: None)
+    with pytest.raises(InputError, match="device openvino: not installed; pip install"):
+        tbsn.load(device="openvino")
+    assert runtime.fastest() == "cpu"
+
+
+def test_a_flipped_bit_anywhere_is_found(noisy: np.ndarray, tmp_path: Path) -> None:
+    whole, path = runtime.sealed(MODEL.read_bytes()), tmp_path / "sealed.onnx"
+    path.write_bytes(whole)
+    assert np.array_equal(tbsn.load(path)(noisy), tbsn.load(MODEL)(noisy))
+    for place in (0, len(whole) // 3, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 16]) + whole[place + 1 :])
+        with pytest.raises(InputError, match="damaged"):
+            tbsn.load(path)
+
+
+def bad_models(folder: Path) -> dict[str, tuple[bytes, str]]:
+    """Files that are no sound student, and what is said of them."""
+
+    def changed(change: Callable[[onnx.ModelProto], object]) -> bytes:
+        model = onnx.load(MODEL)
+        change(model)
+        return model.SerializeToString()
+
+    def set_weight(model: onnx.ModelProto, value: float) -> None:
+        weights = model.graph.initializer[0]
+        weights.CopyFrom(onnx.numpy_helper.from_array(np.full(weights.dims, value, np.float32), weights.name))
+
+    def outside(model: onnx.ModelProto, location: Path) -> None:
+        weights = model.graph.initializer[0]
+        (folder / location.name).write_bytes(weights.raw_data)
+        weights.ClearField("raw_data")
+        weights.data_location = onnx.TensorProto.EXTERNAL
+        weights.external_data.add(key="location", value=str(location))
+
+    def foreign(model: onnx.ModelProto) -> None:
+        model.graph.node[-1].domain = "elsewhere"
+        model.opset_import.add(domain="elsewhere", version=1)
+
+    def facts(**changes: str) -> Callable[[onnx.ModelProto], None]:
+        known = {entry.key: entry.value for entry in onnx.load(MODEL).metadata_props}
+        return lambda model: onnx.helper.set_model_props(model, known | changes)
+
+    archive = folder / "archive.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("data.pkl", pickle.dumps({"a": 1}))
+    whole = MODEL.read_bytes()
+    return {
+        "empty": (b"", "damaged"),
+        "truncated": (whole[:-1000], "damaged"),
+        "text": (b"no model\n" * 100, "damaged"),
+        "pickle": (pickle.dumps({"a": 1}), "is a pickle"),
+        "torch": (archive.read_bytes(), "is a pickle"),
+        "newer format": (changed(facts(format="tbsn-onnx-99")), "model format is tbsn-onnx-99"),
+        "newer onnx": (changed(lambda model: setattr(model, "ir_version", 99)), "damaged"),
+        "channels": (changed(facts(channels="4")), "not a student"),
+        "multiple": (changed(facts(multiple="1000000")), "not a student"),
+        "words": (changed(facts(multiple="many")), "not a student"),
+        "nan": (changed(lambda model: set_weight(model, np.nan)), "not finite"),
+        "infinite": (changed(lambda model: set_weight(model, 1e38)), "not finite"),
+        "outside": (changed(lambda model: outside(model, Path("weights.bin"))), "damaged"),
+        "elsewhere": (changed(lambda model: outside(model, folder / "weights.bin")), "damaged"),
+        "foreign": (changed(foreign), "damaged"),
+    }
+
+
+def test_bad_models_are_refused_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # where ONNX Runtime would look for the weights of a model that it has no path of
+    for name, (data, reason) in bad_models(tmp_path).items():
+        path = tmp_path / f"{name}.onnx"
+        path.write_bytes(data)
+        with pytest.raises(InputError, match=reason) as refused:
+            tbsn.load(path)
+        assert str(refused.value).startswith(f"{path}: ") and "\n" not in str(refused.value)
