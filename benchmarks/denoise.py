@@ -25,6 +25,7 @@ import typer
 
 import tbsn
 from tbsn import images, metrics
+from tbsn.encoding import write
 from tbsn.evaluation.pairs import evaluate, find_pairs
 
 PHOTO = Path(__file__).parents[1] / "examples" / "pepper.png"
@@ -83,9 +84,11 @@ def process(row: str, source: Path, target: Path) -> None:
     if row in DEVICES:
         from tbsn.cli import app
 
-        app(["denoise", str(source), "-o", str(target), "--overwrite", "--device", DEVICES[row]], standalone_mode=False)
+        words = ["denoise", str(source), "-o", str(target), "--overwrite", "--device", DEVICES[row]]
+        if code := app(words, standalone_mode=False):
+            sys.exit(code)
     else:
-        images.write(target, METHODS[row](images.read(source).pixels))
+        write(target, METHODS[row](images.read(source).pixels))
     lines = Path("/proc/self/status").read_text().splitlines()
     print(next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM")))
 
@@ -155,11 +158,11 @@ def main(
     with tempfile.TemporaryDirectory() as folder:
         for size in megapixels:
             source, (height, width) = Path(folder) / f"{size}.png", SIDES[size]
-            images.write(source, photo(height, width))
+            write(source, photo(height, width))
             rows = [*DEVICES, *([EAGER] if size <= eager_megapixels else []), *(NLM if size <= nlm_megapixels else ())]
             compare([one for one in rows if one not in missing], source, height * width / 1e6, repeats)
         small = Path(folder) / "small.png"
-        images.write(small, photo(256, 256))
+        write(small, photo(256, 256))
         start_to_exit(small, max(5, repeats))
     if pairs:
         quality(*pairs, every, [device for row, device in DEVICES.items() if row not in missing])
