@@ -129,9 +129,9 @@ def _open(model: bytes, name: str) -> tuple[int, int, int, Run]:
     again = "get the file again, or export it with `tbsn export`"
     try:
         session = _session(model, "CPUExecutionProvider")
+        facts: dict[str, str] = session.get_modelmeta().custom_metadata_map
     except Exception as error:  # ONNX Runtime's exceptions share no public base
         raise InputError(name, f"not an ONNX model, or damaged ({type(error).__name__})", again) from error
-    facts: dict[str, str] = session.get_modelmeta().custom_metadata_map
     if facts.get("format") != ONNX_FORMAT:
         found = facts.get("format", "none")
         raise InputError(name, f"model format is {found}, not {ONNX_FORMAT}", "export it with this version of tbsn")
@@ -171,7 +171,8 @@ def _session(model: bytes, name: str) -> ort.InferenceSession:
     options.enable_mem_pattern = False  # no gain in time, and twice the memory
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # leaves the cores to others between
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
-    session = ort.InferenceSession(model, options, providers=[name])
+    # It would print that it falls back.
+    session = ort.InferenceSession(model, options, providers=[name], enable_fallback=0)
     if session.get_providers()[0] != name:
         raise RuntimeError("ONNX Runtime could not load it")
     return session

@@ -98,7 +98,7 @@ def renoise(source: Source, models: Sequence[str | Path], run: Path, recipe: Ren
     run.
     """
     _check_multiple(recipe.fit.crop, recipe.network.multiple, recipe.fit.crop, 1)
-    denoiser = kept.mean_of([load(model, strength=1) for model in models])
+    denoiser = kept.mean_of([load(model, strength=1, device="cpu") for model in models])
     weights = b"".join((file / MODEL if file.is_dir() else file).read_bytes() for file in map(find, models))
     fabric = open_fabric(start.device, run)
     places = share(recipe.fit, fabric)
