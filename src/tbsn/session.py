@@ -17,6 +17,7 @@ from tbsn.errors import InputError
 from tbsn.files import MODEL
 from tbsn.plan import Job, Output
 from tbsn.stopping import remembered_signal
+from tbsn.tiles import Tiling
 
 SOME_FAILED = 3
 
@@ -84,6 +85,10 @@ def run(denoise: Denoiser, jobs: list[Job], settings: Settings, log: Log | None,
     ``loudness`` 0 shows errors alone, 1 results too, 2 also their size and time.
     """
     tally, shares = Tally(), dict[Path, float]()
+    if loudness and (side := denoise.tiling.size) < Tiling.size:
+        print(
+            f"note: {denoise.name} attends to all that it sees: in tiles of {side}x{side}, as trained", file=sys.stderr
+        )
     with remembered_signal() as received, _bar(len(jobs), loudness) as show:
 
         def report(job: Job, share: float) -> None:

@@ -18,6 +18,10 @@ from tbsn.network import TBSN, HalfPlane
 from tbsn.network.files import Network, load_network
 from tbsn.network.phases import inverse_pd, pd
 from tbsn.settings import TeacherSettings
+from tbsn.tiles import Tiling
+
+# Channel attention is global: another size is another network. With PD-2, 128x128, as in the paper's training.
+ATTENTIVE = Tiling(size=256, margin=24, feather=16)
 
 Denoiser = Callable[[Tensor], Tensor]
 BlindNetwork = TBSN | HalfPlane
@@ -136,9 +140,10 @@ def load_denoiser(path: Path, settings: TeacherSettings) -> denoiser.Denoiser:
 
 
 def numpy_denoiser(network: Network, settings: TeacherSettings, name: str) -> denoiser.Denoiser:
-    """`of_network` for numpy images, on the CPU."""
+    """`of_network` for numpy images, on the CPU; a `TBSN` for larger ones in tiles of what it is trained on."""
     run = as_numpy(of_network(network, settings), torch.device("cpu"))
-    return denoiser.Denoiser(run, network.config.channels, name)
+    tiling = ATTENTIVE if isinstance(network, TBSN) else Tiling()
+    return denoiser.Denoiser(run, network.config.channels, name, tiling=tiling)
 
 
 def of_network(network: Network, settings: TeacherSettings) -> Denoiser:
