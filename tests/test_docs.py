@@ -1,19 +1,90 @@
-"""What the docs tell a newcomer to type works as it stands."""
+"""What the docs tell people to type works as it stands."""
 
+import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
+import pytest
+import tifffile
+import yaml
 
 from conftest import EXAMPLES
 from tbsn import encoding, images
+from test_training import SHORT, TINY
 
 DOCS = Path(__file__).parents[1] / "docs"
 SECONDS = {"1h": "8s", "30m": "12s"}
+NOT_RUN = ("pip ", "tbsn serve", "parallel ", "g++ ", "./tile ", "npm ", "node ")
+STEPS = re.compile(r"^```(\w+)\n(.*?)^```$|^    (\S[^\n]*)$", re.MULTILINE | re.DOTALL)
+COLOUR, GREY = (images.read(EXAMPLES / name).pixels for name in ("12_14.png", "letters.png"))
+
+# Training takes seconds then.
+ONE_STEP = [*SHORT, "fit.steps=1", "fit.batch=1"]
+SETTINGS = {"tbsn train": [*TINY, *ONE_STEP], "tbsn renoise": ONE_STEP}
+FIT = f"""
+from tbsn.training.recipe import TrainRecipe, load_recipe
+small = (load_recipe(TrainRecipe, "cpu", {SETTINGS["tbsn train"]}), None, None)
+"""
+
+
+class Reader:
+    """Someone who does what a page says in the working folder: shell lines, scripts, and Python in one session."""
+
+    def __init__(self) -> None:
+        self.names: dict[str, object] = {}
+        self.done: list[str] = []
+        exec(FIT, self.names)
+        for name, command in (("tbsn", "-m tbsn"), ("python", "")):
+            program = Path("bin", name)
+            program.parent.mkdir(exist_ok=True)
+            program.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} {command} "$@"\n')
+            program.chmod(0o755)
+
+    def read(self, page: str, **environment: str) -> None:
+        """Do all that a page says, in order."""
+        for language, block, line in STEPS.findall((DOCS / page).read_text()):
+            if language == "python":
+                self.run(block)
+            elif language == "yaml":
+                container = yaml.safe_load(block)["spec"]["template"]["spec"]["containers"][0]
+                self.shell(shlex.join([*container["command"], *container["args"]]), environment)
+            elif language == "bash" or (line and not line.startswith(NOT_RUN)):
+                settings = SETTINGS.get(" ".join(line.split()[:2]), [])
+                self.shell(" ".join([block or line, *(f"--set {setting}" for setting in settings)]), environment)
+
+    def shell(self, command: str, environment: dict[str, str]) -> None:
+        path = os.pathsep.join([str(Path("bin").absolute()), os.environ["PATH"]])
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", command],
+            env=os.environ | {"PATH": path} | environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+        self.done.append(command)
+
+    def run(self, block: str) -> None:
+        """Run a block, and see that it prints what the comments beside its prints say."""
+        with redirect_stdout(StringIO()) as said:
+            exec(block.replace("SelfSupervisedDenoiser(", "SelfSupervisedDenoiser(*small, "), self.names)
+        expected = re.findall(r"^ *print\(.*\)  # (.*)$", block, re.MULTILINE)
+        assert not expected or said.getvalue().splitlines() == expected, block
+        self.done.append(said.getvalue())
+
+
+@pytest.fixture
+def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Reader:
+    monkeypatch.chdir(tmp_path)
+    return Reader()
 
 
 def test_a_newcomers_first_steps(tmp_path: Path) -> None:
@@ -40,3 +111,73 @@ def test_a_newcomers_first_steps(tmp_path: Path) -> None:
     noisy, clean = (images.to_float(images.read(tmp_path / name / "00.png").pixels) for name in ("photos", "denoised"))
     assert clean.shape == noisy.shape and np.std(np.diff(clean, axis=0)) < np.std(np.diff(noisy, axis=0))
     assert (tmp_path / "noise.png").exists() and list((tmp_path / "runs" / "teacher" / "samples").iterdir())
+
+
+def test_a_photographers_page(reader: Reader) -> None:
+    Path("photos", "2024").mkdir(parents=True)
+    Path("raw").mkdir()
+    encoding.write(Path("photo.jpg"), COLOUR)
+    encoding.write(Path("photos", "b.png"), COLOUR[:180, :170])
+    shutil.copy("photo.jpg", "photos/2024/a.jpg")
+    negative(Path("raw", "a.dng"))
+    reader.read("photographer.md")
+    assert len(reader.done) == 13
+    made = ["photo_denoised.jpg", "denoised/2024/a.jpg", "denoised/b.png", "webp/b.webp", "developed/a.tif", "mine/b.png"]
+    assert {name: rough(images.read(Path(name)).pixels) / rough(COLOUR) for name in made} == {}
+    assert images.read(Path("developed/a.tif")).pixels.dtype == np.uint16
+
+
+def test_a_microscopists_page(reader: Reader) -> None:
+    stack = np.stack([COLOUR[..., 1], COLOUR[::-1, :, 1], COLOUR[:, ::-1, 1]]).astype(np.uint16) * 16
+    tifffile.imwrite("stack.ome.tif", stack, metadata={"axes": "ZYX", "PhysicalSizeX": 0.1}, photometric="minisblack")
+    hollow = COLOUR[..., 1].astype(np.float64) * 13 + 100
+    hollow[20:30, 40:60] = np.nan
+    np.save("map.npy", hollow)
+    Path("five").mkdir()
+    tifffile.imwrite("five/a.tif", np.concatenate([COLOUR, COLOUR[..., :2]], axis=2), planarconfig="contig")
+    reader.read("microscopist.md")
+    said = [line.strip() for line in reader.done if line.startswith("stack ")][0].splitlines()
+    assert " and ".join(f"`{line}`" for line in said) in (DOCS / "microscopist.md").read_text()
+    with tifffile.TiffFile("clean.ome.tif") as file:
+        assert file.series[0].axes == "ZYX" and file.asarray().shape == stack.shape
+    assert np.array_equal(np.isnan(np.load("map_denoised.npy")), np.isnan(hollow))
+    assert tifffile.imread("five-clean/a.tif").shape == (256, 256, 5)
+    assert abs(tifffile.imread("removed.tif").mean()) < 100 and Path("mine.safetensors").exists()
+
+
+def test_an_integrators_page(reader: Reader) -> None:
+    Path("in").mkdir()
+    for name in ("a", "b", "c"):
+        encoding.write(Path("in", f"{name}.png"), COLOUR)
+    reader.read("integrator.md", SLURM_ARRAY_TASK_ID="2", SLURM_ARRAY_TASK_COUNT="4", JOB_COMPLETION_INDEX="2")
+    assert {str(path) for path in Path().glob("*/*.png")} >= {"slurm/b.png", "kubernetes/c.png", "sharded/c.png"}
+    assert not Path("slurm", "a.png").exists() and not Path("kubernetes", "a.png").exists()
+    facts = json.loads(Path("out", "run.jsonl").read_text().splitlines()[0])
+    page = (DOCS / "integrator.md").read_text()
+    assert [key for key in {**facts, **facts["settings"], **facts["settings"]["encoding"]} if f"`{key}`" not in page] == []
+    files = ["clean.png", "clean.jpg", "small.png"]
+    assert [images.open_photo(Path(name)).shape for name in files] == [COLOUR.shape] * 3
+
+
+def rough(pixels: np.ndarray) -> float:
+    """How unlike neighbouring rows are."""
+    return float(np.diff(images.to_float(pixels), axis=0).std())
+
+
+def negative(path: Path) -> None:
+    """Write a photo as the least DNG there can be: one value a pixel, red and green in the one row, green and blue in
+    the next.
+    """
+    sensor = COLOUR[..., 1].astype(np.uint16) * 16
+    sensor[::2, ::2], sensor[1::2, 1::2] = COLOUR[::2, ::2, 0] * np.uint16(16), COLOUR[1::2, 1::2, 2] * np.uint16(16)
+    unit = tuple(int(value) for row in np.eye(3) for entry in row for value in (entry, 1))
+    tags = [
+        (50706, "B", 4, b"\x01\x04\x00\x00", True),  # DNGVersion
+        (33421, "H", 2, (2, 2), True),  # CFARepeatPatternDim
+        (33422, "B", 4, b"\x00\x01\x01\x02", True),  # CFAPattern
+        (50708, "s", 0, "None", True),  # UniqueCameraModel
+        (50717, "I", 1, 4095, True),  # WhiteLevel
+        (50721, "2i", 9, unit, True),  # ColorMatrix1
+        (50728, "2I", 3, (1, 1) * 3, True),  # AsShotNeutral
+    ]
+    tifffile.imwrite(path, sensor, photometric="CFA", extratags=tags, metadata=None)
