@@ -33,13 +33,19 @@ def integers(*shape: int, dtype: type = np.uint8) -> np.ndarray:
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16, np.uint32, np.float16, np.float32, np.float64])
-@pytest.mark.parametrize("shape", [(1, 1), (130, 70), (101, 1), (200, 300, 3)])
+@pytest.mark.parametrize("shape", [(1, 1), (130, 70), (101, 1), (60, 50, 1), (200, 300, 3)])
 def test_what_does_nothing_changes_nothing(tmp_path: Path, dtype: type, shape: tuple[int, ...]) -> None:
     values = RANDOM.normal(100, 300, shape) if np.dtype(dtype).kind == "f" else integers(*shape, dtype=dtype)
     np.save(tmp_path / "a.npy", values.astype(dtype))
     batch.denoise_file(SAME, tmp_path / "a.npy", tmp_path / "b.npy")
     result = np.load(tmp_path / "b.npy")
-    assert result.dtype == dtype and np.array_equal(result.reshape(shape), values.astype(dtype))
+    assert result.dtype == dtype and np.array_equal(result, values.astype(dtype))
+
+
+def test_a_stack_of_arrays_is_no_image_of_many_channels(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", integers(5, 20, 30))
+    with pytest.raises(InputError, match="plane by plane"):
+        batch.denoise_file(SAME, tmp_path / "a.npy", tmp_path / "b.npy")
 
 
 def test_rows_that_come_in_parts_are_the_image(tmp_path: Path, photo: Path) -> None:

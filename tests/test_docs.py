@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+import torch
 import yaml
 
 from conftest import EXAMPLES
@@ -24,7 +26,7 @@ DOCS = Path(__file__).parents[1] / "docs"
 SECONDS = {"1h": "8s", "30m": "12s"}
 NOT_RUN = ("pip ", "tbsn serve", "parallel ", "g++ ", "./tile ", "npm ", "node ")
 STEPS = re.compile(r"^```(\w+)\n(.*?)^```$|^    (\S[^\n]*)$", re.MULTILINE | re.DOTALL)
-COLOUR, GREY = (images.read(EXAMPLES / name).pixels for name in ("12_14.png", "letters.png"))
+COLOUR = images.read(EXAMPLES / "12_14.png").pixels[:160, :170]
 
 # Training takes seconds then.
 ONE_STEP = [*SHORT, "fit.steps=1", "fit.batch=1"]
@@ -82,9 +84,13 @@ class Reader:
 
 
 @pytest.fixture
-def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Reader:
+def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Reader]:
     monkeypatch.chdir(tmp_path)
-    return Reader()
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # with so little to do, several threads mostly wait for each other
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield Reader()
+    torch.set_num_threads(threads)
 
 
 def test_a_newcomers_first_steps(tmp_path: Path) -> None:
@@ -117,32 +123,30 @@ def test_a_photographers_page(reader: Reader) -> None:
     Path("photos", "2024").mkdir(parents=True)
     Path("raw").mkdir()
     encoding.write(Path("photo.jpg"), COLOUR)
-    encoding.write(Path("photos", "b.png"), COLOUR[:180, :170])
+    encoding.write(Path("photos", "b.png"), COLOUR[:, ::-1])
     shutil.copy("photo.jpg", "photos/2024/a.jpg")
     negative(Path("raw", "a.dng"))
     reader.read("photographer.md")
     assert len(reader.done) == 13
-    made = ["photo_denoised.jpg", "denoised/2024/a.jpg", "denoised/b.png", "webp/b.webp", "developed/a.tif", "mine/b.png"]
-    assert {name: rough(images.read(Path(name)).pixels) / rough(COLOUR) for name in made} == {}
+    made = ["photo_denoised.jpg", "denoised/2024/a.jpg", "denoised/b.png", "webp/b.webp", "softer.jpg", "mine/b.png"]
+    assert [name for name in made if rough(images.read(Path(name)).pixels) > 0.8 * rough(COLOUR)] == []
     assert images.read(Path("developed/a.tif")).pixels.dtype == np.uint16
 
 
 def test_a_microscopists_page(reader: Reader) -> None:
-    stack = np.stack([COLOUR[..., 1], COLOUR[::-1, :, 1], COLOUR[:, ::-1, 1]]).astype(np.uint16) * 16
+    stack = np.stack([COLOUR[..., 1], COLOUR[::-1, :, 1]]).astype(np.uint16) * 16
     tifffile.imwrite("stack.ome.tif", stack, metadata={"axes": "ZYX", "PhysicalSizeX": 0.1}, photometric="minisblack")
     hollow = COLOUR[..., 1].astype(np.float64) * 13 + 100
     hollow[20:30, 40:60] = np.nan
     np.save("map.npy", hollow)
-    Path("five").mkdir()
-    tifffile.imwrite("five/a.tif", np.concatenate([COLOUR, COLOUR[..., :2]], axis=2), planarconfig="contig")
     reader.read("microscopist.md")
-    said = [line.strip() for line in reader.done if line.startswith("stack ")][0].splitlines()
+    said = next(line.strip() for line in reader.done if line.startswith("stack ")).splitlines()
     assert " and ".join(f"`{line}`" for line in said) in (DOCS / "microscopist.md").read_text()
     with tifffile.TiffFile("clean.ome.tif") as file:
         assert file.series[0].axes == "ZYX" and file.asarray().shape == stack.shape
     assert np.array_equal(np.isnan(np.load("map_denoised.npy")), np.isnan(hollow))
-    assert tifffile.imread("five-clean/a.tif").shape == (256, 256, 5)
-    assert abs(tifffile.imread("removed.tif").mean()) < 100 and Path("mine.safetensors").exists()
+    made = ["removed.tif", "softer.ome.tif", "mine.ome.tif", "mine.safetensors"]
+    assert [name for name in made if not Path(name).exists()] == []
 
 
 def test_an_integrators_page(reader: Reader) -> None:
@@ -154,7 +158,9 @@ def test_an_integrators_page(reader: Reader) -> None:
     assert not Path("slurm", "a.png").exists() and not Path("kubernetes", "a.png").exists()
     facts = json.loads(Path("out", "run.jsonl").read_text().splitlines()[0])
     page = (DOCS / "integrator.md").read_text()
-    assert [key for key in {**facts, **facts["settings"], **facts["settings"]["encoding"]} if f"`{key}`" not in page] == []
+    assert [
+        key for key in {**facts, **facts["settings"], **facts["settings"]["encoding"]} if f"`{key}`" not in page
+    ] == []
     files = ["clean.png", "clean.jpg", "small.png"]
     assert [images.open_photo(Path(name)).shape for name in files] == [COLOUR.shape] * 3
 

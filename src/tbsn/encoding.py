@@ -65,8 +65,9 @@ def write_rows(
     with atomic(path) as partial:
         try:
             if suffix == ".npy":
+                flat = like is not None and like.flat and shape[2] == 1
                 with partial.open("wb") as file:
-                    _write_array(file, rows, shape, np.dtype(dtype))
+                    _write_array(file, rows, shape[:2] if flat else shape, np.dtype(dtype))
                 return
             with as_image(rows, (shape[0] * pages, *shape[1:]), np.dtype(dtype)) as image:
                 image = _with_metadata(image, like, shape[0], encoding) if like else image

@@ -31,7 +31,7 @@ class Photo:
     ``shape`` (h, w, c) is that of one of its ``pages``, without ``alpha``; ``dtype`` any integer or float one. ``rows``
     begins to decode: it gives a function from top and bottom to rows (bottom - top, w, c), to be asked for them in
     order, the pages one after another. The output inherits from ``header``, if there is one, and what is ``kept``.
-    ``suffix`` is that of the format.
+    ``suffix`` is that of the format. ``flat`` says that a single channel is no axis of its own, in an array.
     """
 
     path: Path
@@ -43,6 +43,7 @@ class Photo:
     header: pyvips.Image | None = None
     suffix: str = ".tif"
     kept: Metadata = Metadata()
+    flat: bool = True
 
     @property
     def pixels(self) -> np.ndarray:
@@ -149,10 +150,13 @@ def _open_array(path: Path) -> Photo:
     if array.ndim not in (2, 3) or 0 in array.shape or array.dtype.kind not in "iuf":
         reason = f"holds an array {array.shape} of {array.dtype}"
         raise InputError(path, reason, "give integers or floats (h, w) or (h, w, c)")
-    height, width, *rest = array.shape
-    whole = array.reshape(height, width, rest[0] if rest else 1)
+    height, width, channels = (*array.shape, 1)[:3]
+    if channels > MAX_CHANNELS:
+        remedy = f"give (h, w) or (h, w, c) of at most {MAX_CHANNELS} channels; of a stack, plane by plane"
+        raise InputError(path, f"holds an array {array.shape}", remedy)
+    whole = array.reshape(height, width, channels)
     rows = partial(_copied, whole)
-    return Photo(path, whole.shape, array.dtype, lambda: rows, suffix=".npy")
+    return Photo(path, whole.shape, array.dtype, lambda: rows, suffix=".npy", flat=array.ndim == 2)
 
 
 def _copied(array: np.ndarray, top: int, bottom: int) -> np.ndarray:
