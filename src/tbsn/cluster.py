@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ QUIET = {
 LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # with clusters off, Ray listens on 127.0.0.1, on any system
 MOST_TASKS = 10_000  # of Ray; it keeps books about each of them
 RETRIES = 3
+PATIENCE = 10.0
 
 
 def denoise_everywhere(
@@ -123,9 +125,12 @@ def _connected(address: str) -> Iterator[None]:
     import ray.exceptions
 
     try:
+        host, _, port = address.rpartition(":")
+        if port.isdecimal():  # Ray would try for ever
+            socket.create_connection((host.rpartition("/")[2], int(port)), PATIENCE).close()
         with _silence():
             ray.init(address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise InputError(f"--ray {address}", f"no cluster ({error})", "start one, or use --ray local") from error
     try:
         yield
