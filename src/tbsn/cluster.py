@@ -2,7 +2,9 @@
 
 import logging
 import os
+import signal
 import socket
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +16,7 @@ from tbsn.denoiser import Denoiser
 from tbsn.errors import InputError, UnexpectedError
 from tbsn.memory import return_freed_memory
 from tbsn.plan import Job
+from tbsn.stopping import SIGNALS
 from tbsn.urls import as_files, exists
 
 LOCAL = "local"
@@ -128,7 +131,7 @@ def _connected(address: str) -> Iterator[None]:
         host, _, port = address.rpartition(":")
         if port.isdecimal():  # Ray would try for ever
             socket.create_connection((host.rpartition("/")[2], int(port)), PATIENCE).close()
-        with _silence():
+        with _silence(), _same_signals():
             ray.init(address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, ValueError, RuntimeError) as error:
         raise InputError(f"--ray {address}", f"no cluster ({error})", "start one, or use --ray local") from error
@@ -139,6 +142,16 @@ def _connected(address: str) -> Iterator[None]:
         raise InputError(f"--ray {address}", reason, "install the same tbsn on every machine") from error
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _same_signals() -> Iterator[None]:
+    """What signals do stays as it is: Ray would end the process at once, with a code of its own."""
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    yield
+    if threading.current_thread() is threading.main_thread():
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 @contextmanager
