@@ -22,7 +22,7 @@ from tbsn.urls import as_files, exists
 LOCAL = "local"
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",  # Ray would tell its maker of every use
-    "RAY_DATA_LOG_LEVEL": "ERROR",
+    "RAY_DATA_LOG_LEVEL": "CRITICAL",
     "RAY_BACKEND_LOG_LEVEL": "fatal",
 }
 LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # with clusters off, Ray listens on 127.0.0.1, on any system
@@ -43,7 +43,7 @@ def denoise_everywhere(
 
     Each core has a worker, if there is also the memory of ``settings`` for it. Results come as they are ready, in no
     order, and shares of files are not reported. What a worker that died had not done is done by another; a job that
-    kills every worker is given up. Raises `InputError` if there is no such cluster, or none of its workers can start.
+    kills one after another is given up. Raises `InputError` if there is no such cluster, or none of its workers can start.
     """
     left = {job.target: job for job in jobs if not (job.refused or job.skipped)}
     yield from (Result(job, job.refused) for job in jobs if job.refused or job.skipped)
