@@ -43,7 +43,7 @@ def denoise_everywhere(
 
     Each core has a worker, if there is also the memory of ``settings`` for it. Results come as they are ready, in no
     order, and shares of files are not reported. What a worker that died had not done is done by another; a job that
-    kills one after another is given up. Raises `InputError` if there is no such cluster, or none of its workers can start.
+    kills one after another is given up. Raises `InputError` if there is no such cluster, or no worker can start.
     """
     left = {job.target: job for job in jobs if not (job.refused or job.skipped)}
     yield from (Result(job, job.refused) for job in jobs if job.refused or job.skipped)
