@@ -29,6 +29,7 @@ STRIP = 512
 NO_MEMORY = ("bad_alloc", "bad allocation", "Failed to allocate", "failed to allocate", "Out of memory")
 
 Report = Callable[[Job, float], None]
+Watch = Callable[[float], None]
 
 
 @dataclass(frozen=True)
@@ -45,12 +46,21 @@ class Settings:
 
 @dataclass(frozen=True)
 class Result:
-    """What became of a job: nothing went wrong, or an ``error``; of so many ``pixels``, in so many ``seconds``."""
+    """What became of a job: nothing went wrong, or an ``error``; of so many ``pixels``, in so many ``seconds``.
+
+    ``sha256`` is of the content of its source, if that was read.
+    """
 
     job: Job
     error: InputError | None = None
     pixels: int = 0
     seconds: float = 0.0
+    sha256: str | None = None
+
+    @property
+    def disk_full(self) -> bool:
+        """Whether no other job can end well either."""
+        return isinstance(self.error, NoRoomError) and self.error.disk
 
     @property
     def status(self) -> Literal["done", "skipped", "stopped", "failed"]:
@@ -65,7 +75,7 @@ def denoise_file(
     source: Path,
     target: Path,
     settings: Settings = Settings(),
-    watch: Callable[[float], None] = lambda share: None,
+    watch: Watch = lambda share: None,
 ) -> int:
     """Denoise one image file into another of the same depth, with its metadata, and return how many pixels it has.
 
@@ -114,22 +124,12 @@ def denoise_files(
     denoise = replace(denoise, function=_one_at_a_time(denoise.function))
 
     def work(job: Job) -> Result:
-        began = time.monotonic()
-
         def watch(share: float) -> None:
             if number := received():
                 raise Stopped(job.source, "stopped", "the same command with --skip-existing goes on", number)
             report(job, share)
 
-        try:
-            if job.refused:
-                raise job.refused
-            pixels = 0 if job.skipped else denoise_file(denoise, job.source, job.target, settings, watch)
-        except InputError as error:
-            return Result(job, error, seconds=time.monotonic() - began)
-        except Exception as error:  # of a library: one file must not stop the others, and its message is not ours
-            return Result(job, _unexpected(job.source, error), seconds=time.monotonic() - began)
-        return Result(job, None, pixels, time.monotonic() - began)
+        return attempt(denoise, job, settings, watch)
 
     return_freed_memory()
     with ThreadPoolExecutor(AT_ONCE) as pool:
@@ -140,18 +140,32 @@ def denoise_files(
             if not running:
                 return
             result = running.popleft().result()
-            if isinstance(result.error, NoRoomError) and result.error.disk:
+            if result.disk_full:
                 waiting = iter(())
             yield result
 
 
+def attempt(denoise: Denoiser, job: Job, settings: Settings, watch: Watch = lambda share: None) -> Result:
+    """What becomes of one job, whatever goes wrong; the arguments are those of `denoise_file`."""
+    began, source, pixels, error = time.monotonic(), Path(job.source), 0, job.refused
+    try:
+        if not (job.skipped or error):
+            pixels = denoise_file(denoise, source, Path(job.target), settings, watch)
+    except InputError as known:
+        error = known
+    except Exception as unknown:  # of a library: one file must not stop the others, and its message is not ours
+        error = _unexpected(source, unknown)
+    seconds = time.monotonic() - began
+    read = not (job.skipped or isinstance(error, Stopped)) and os.path.isfile(source) and os.access(source, os.R_OK)
+    return Result(job, error, pixels, seconds, sha256(source) if read else None)
+
+
 def record(result: Result) -> dict[str, Any]:
     """What was done to which content, when, and what came of it."""
-    source, unread = result.job.source, result.job.skipped or result.status == "stopped"
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "input": os.fspath(source),
-        "input_sha256": None if unread or not source.is_file() else sha256(source),
+        "input": os.fspath(result.job.source),
+        "input_sha256": result.sha256,
         "output": os.fspath(result.job.target),
         "status": result.status,
         "error": str(result.error) if result.error else None,

@@ -5,19 +5,23 @@ import json
 import sys
 import warnings
 from dataclasses import asdict
+from functools import partial
 from importlib.metadata import version
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tbsn.errors import InputError, NoRoomError
 from tbsn.settings import TeacherSettings
 
+if TYPE_CHECKING:
+    from tbsn.session import Work
+
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
-EXTRAS = {"gradio": "serve"}
+EXTRAS = {"gradio": "serve", "ray": "ray", "fsspec": "ray"}
 SOME_FAILED = 3
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -50,10 +54,10 @@ def main(
 @app.command()
 def denoise(
     inputs: Annotated[
-        list[Path], typer.Argument(metavar="INPUT...", help="Image files or folders; - is standard input.")
+        list[str], typer.Argument(metavar="INPUT...", help="Image files or folders; - is standard input.")
     ],
     output: Annotated[
-        Path | None,
+        str | None,
         typer.Option("--output", "-o", help="File or folder, or -. [default: NAME_denoised beside the input]"),
     ] = None,
     model: Model = "default",
@@ -68,6 +72,9 @@ def denoise(
     skip_existing: Annotated[bool, typer.Option("--skip-existing", help="Leave out what has its output.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would go where.")] = False,
     shard: Annotated[str, typer.Option(help="Work on the k-th of n shares of the inputs, as in 3/16.")] = "1/1",
+    ray: Annotated[
+        str, typer.Option(help="Work on a Ray cluster, given its address or local; files may be URLs, as s3://...")
+    ] = "",
     max_memory: Annotated[str, typer.Option(help="Keep to about this much, as in 800MB or 2GB.")] = "",
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show errors only.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show pixels and seconds of each file.")] = False,
@@ -87,16 +94,25 @@ def denoise(
     if overwrite and skip_existing:
         raise InputError("--overwrite --skip-existing", "do not go together", "give one of them")
     exists = "replace" if overwrite else "skip" if skip_existing else "refuse"
-    where = Output(output, suffix, _format(format_), exists)
-    with files_for_streams(inputs, where) as (files, where):
-        jobs = plan(files, where, recursive, _share(shard))
+    where = Output(Path(output) if output else None, suffix, _format(format_), exists)
+    urls = any("://" in name for name in (*inputs, output or ""))
+    if urls and not ray:
+        raise InputError("URLs", "are for Ray alone", "add --ray local, or the address of a cluster")
+    with files_for_streams([Path(name) for name in inputs], where) as (files, where):
+        if urls:
+            from tbsn.urls import plan_urls
+
+            jobs = plan_urls(inputs, output, where, recursive, _share(shard))
+            where = Output(Path()) if "://" in str(output) else where  # run.jsonl is here
+        else:
+            jobs = plan(files, where, recursive, _share(shard))
         if dry_run:
             raise typer.Exit(session.show(jobs))
         check_writable(where)
-        loudness = 0 if quiet or STREAM in (output, *inputs) else 1 + verbose
+        loudness = 0 if quiet or str(STREAM) in (output, *inputs) else 1 + verbose
         denoiser = load(model, strength=amount, device=device)
         log = session.Log.of(where, shard, model, strength=strength, device=device, settings=asdict(settings))
-        code = session.run(denoiser, jobs, settings, log, loudness)
+        code = session.run(denoiser, jobs, settings, log, loudness, _work(ray))
     if code:
         raise typer.Exit(code)
 
@@ -353,6 +369,17 @@ def _share(shard: str) -> tuple[int, int]:
     if not (part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts)):
         raise InputError(f"--shard {shard}", "not a share", "write k/n with k from 1 to n, as in 3/16")
     return int(part), int(parts)
+
+
+def _work(ray: str) -> "Work":
+    """Where images are denoised: in this process, or by a Ray cluster."""
+    if not ray:
+        from tbsn.batch import denoise_files
+
+        return denoise_files
+    from tbsn.cluster import denoise_everywhere
+
+    return partial(denoise_everywhere, ray)
 
 
 def _refuse_existing(output: Path, overwrite: bool) -> None:

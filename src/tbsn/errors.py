@@ -7,8 +7,12 @@ class InputError(Exception):
     label, code = "error", 2
 
     def __init__(self, name: object, reason: str, remedy: str) -> None:
-        name = str(name).replace("\n", "\\n")
-        super().__init__(f"{name}: {' '.join(reason.split())}; {remedy}")
+        # Three arguments, so that it can be pickled: it may come from another machine.
+        super().__init__(str(name).replace("\n", "\\n"), " ".join(reason.split()), remedy)
+
+    def __str__(self) -> str:
+        name, reason, remedy = self.args
+        return f"{name}: {reason}; {remedy}"
 
 
 class UnexpectedError(InputError):

@@ -2,9 +2,10 @@
 
 import os
 import tempfile
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from tbsn.errors import InputError
 from tbsn.images import RAW_SUFFIXES, SUFFIXES, find
@@ -31,12 +32,16 @@ class Output:
 
 @dataclass(frozen=True)
 class Job:
-    """One input and its result, or why there will be none: it is ``refused``, or there already."""
+    """One input and its result, or why there will be none: it is ``refused``, or there already.
 
-    source: Path
-    target: Path
+    Source and target are paths, or URLs as text. ``replaces`` says that another result is there, which is to go.
+    """
+
+    source: Path | str
+    target: Path | str
     refused: InputError | None = None
     skipped: bool = False
+    replaces: bool = False
 
 
 def plan(inputs: list[Path], output: Output, recursive: bool = True, share: tuple[int, int] = (1, 1)) -> list[Job]:
@@ -52,11 +57,22 @@ def plan(inputs: list[Path], output: Output, recursive: bool = True, share: tupl
         raise InputError(inputs[0], "no images in this folder", f"name files or folders with {' '.join(SUFFIXES)}")
     if output.is_file and len(sources) > 1:
         raise InputError(output.path, f"is one file for {len(sources)} inputs", "name a folder with -o")
-    jobs, taken = [], dict[Path, Path]()
-    for path, root in sources:
-        target = _target(path, root, output)
-        jobs.append(_job(path, target, output, taken.get(target)))
-        taken.setdefault(target, path)
+    pairs = [(path, _target(path, root, output)) for path, root in sources]
+    return decide(pairs, output, os.path.lexists, _same, share)
+
+
+def decide(
+    pairs: Iterable[tuple[Any, Any]],
+    output: Output,
+    exists: Callable[[Any], bool],
+    same: Callable[[Any, Any], bool],
+    share: tuple[int, int],
+) -> list[Job]:
+    """The jobs of one share (k, n) of the ``pairs`` of source and target; ``output`` says what if a target exists."""
+    jobs, taken = [], {}
+    for source, target in pairs:
+        jobs.append(_job(source, target, output, taken.get(target), exists(target), same(source, target)))
+        taken.setdefault(target, source)
     part, parts = share
     return jobs[part - 1 :: parts]
 
@@ -90,15 +106,19 @@ def _target(path: Path, root: Path, output: Output) -> Path:
     return output.path if output.is_file else (output.path / path.relative_to(root)).with_suffix(suffix)
 
 
-def _job(path: Path, target: Path, output: Output, other: Path | None) -> Job:
+def _same(source: Path, target: Path) -> bool:
+    return os.path.exists(target) and os.path.exists(source) and target.samefile(source)
+
+
+def _job(source: Path | str, target: Path | str, output: Output, other: object, exists: bool, same: bool) -> Job:
     refused = None
     if other is not None:
         reason = f"would be written to {target}, as {other} is"
-        refused = InputError(path, reason, "denoise them into different folders")
-    elif os.path.exists(target) and os.path.exists(path) and target.samefile(path):
-        refused = InputError(path, "output and input are the same file", "choose another output with -o")
-    elif os.path.lexists(target) and output.exists == "skip":
-        return Job(path, target, skipped=True)
-    elif os.path.lexists(target) and output.exists == "refuse":
+        refused = InputError(source, reason, "denoise them into different folders")
+    elif same:
+        refused = InputError(source, "output and input are the same file", "choose another output with -o")
+    elif exists and output.exists == "skip":
+        return Job(source, target, skipped=True)
+    elif exists and output.exists == "refuse":
         refused = InputError(target, "exists already", "add --overwrite or --skip-existing, or choose another -o")
-    return Job(path, target, refused)
+    return Job(source, target, refused, replaces=exists)

@@ -164,10 +164,17 @@ def _providers() -> dict[str, str]:
     return names
 
 
+def _threads() -> int:
+    """What schedulers tell each of several processes on a machine in this variable; 0 is one for each core."""
+    threads = os.environ.get("OMP_NUM_THREADS", "")
+    return int(threads) if threads.isdecimal() else 0
+
+
 def _session(model: bytes, name: str) -> ort.InferenceSession:
     """A model in ONNX Runtime, by bytes: nothing in it can name a file or code of others."""
     options = ort.SessionOptions()
     options.log_severity_level = 4
+    options.intra_op_num_threads = _threads()
     options.enable_mem_pattern = False  # no gain in time, and twice the memory
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # leaves the cores to others between
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
@@ -191,7 +198,7 @@ def _openvino(model: bytes) -> Run:
     import openvino
 
     core = openvino.Core()
-    compiled = core.compile_model(core.read_model(model), "CPU")
+    compiled = core.compile_model(core.read_model(model), "CPU", {"INFERENCE_NUM_THREADS": _threads()})
     one = Lock()  # a compiled model takes one image at a time, on all cores
 
     def run(image: np.ndarray) -> np.ndarray:

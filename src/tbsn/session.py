@@ -3,14 +3,14 @@
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
 from tbsn import formats
-from tbsn.batch import Result, Settings, denoise_files, record, sha256
+from tbsn.batch import Report, Result, Settings, denoise_files, record, sha256
 from tbsn.denoiser import Denoiser, find
 from tbsn.encoding import Encoding
 from tbsn.errors import InputError
@@ -20,6 +20,8 @@ from tbsn.stopping import remembered_signal
 from tbsn.tiles import Tiling
 
 SOME_FAILED = 3
+
+Work = Callable[[Denoiser, list[Job], Settings, Callable[[], int], Report], Iterator[Result]]
 
 
 @dataclass
@@ -79,23 +81,29 @@ def settings(quality: int, strip_metadata: bool, nan: str, memory: float) -> Set
     return replace(chosen, memory=memory) if memory else chosen
 
 
-def run(denoise: Denoiser, jobs: list[Job], settings: Settings, log: Log | None, loudness: int) -> int:
+def run(
+    denoise: Denoiser,
+    jobs: list[Job],
+    settings: Settings,
+    log: Log | None,
+    loudness: int,
+    work: Work = denoise_files,
+) -> int:
     """Denoise, with a bar on a terminal, and return the exit code.
 
-    ``loudness`` 0 shows errors alone, 1 results too, 2 also their size and time.
+    ``loudness`` 0 shows errors alone, 1 results too, 2 also their size and time. ``work`` may be done elsewhere.
     """
-    tally, shares = Tally(), dict[Path, float]()
+    tally, shares = Tally(), dict[Path | str, float]()
     if loudness and (side := denoise.tiling.size) < Tiling.size:
-        print(
-            f"note: {denoise.name} attends to all that it sees: in tiles of {side}x{side}, as trained", file=sys.stderr
-        )
+        note = f"{denoise.name} attends to all that it sees: it is shown tiles of {side}x{side}, as in training"
+        print(f"note: {note}", file=sys.stderr)
     with remembered_signal() as received, _bar(len(jobs), loudness) as show:
 
         def report(job: Job, share: float) -> None:
             shares[job.source] = shares.get(job.source, 0.0) + share
             show(sum(tally.counts.values()) + sum(shares.values()), tally.speed())
 
-        for result in denoise_files(denoise, jobs, settings, received, report):
+        for result in work(denoise, jobs, settings, received, report):
             shares.pop(result.job.source, None)
             tally.add(result)
             tell(result, loudness)
@@ -125,7 +133,7 @@ def tell(result: Result, loudness: int) -> None:
     elif loudness and not job.skipped:
         more = f"  {result.pixels / 1e6:.2f} megapixels in {result.seconds:.2f} s" if loudness > 1 else ""
         print(f"{job.source} -> {job.target}{more}")
-        if note := formats.misnamed(job.source):
+        if note := formats.misnamed(Path(job.source)):
             print(f"note: {note}", file=sys.stderr)
     elif loudness > 1:
         print(f"{job.source}: {job.target} is there already")
