@@ -1,4 +1,4 @@
-"""A fast student: its finest level is half the resolution, and all it does is local, so that tiles are exact."""
+"""A fast student: its finest level is half the resolution, and all it does is local: it sees 67 pixels far."""
 
 from itertools import pairwise
 from typing import Literal
