@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from tbsn.training import progress
+from tbsn import progress
 
 
 @pytest.mark.parametrize(("seconds", "least", "most"), [(90.0, 0, 90), (float("inf"), 10**6, 10**9)])
