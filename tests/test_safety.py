@@ -168,7 +168,7 @@ def test_max_time_is_a_duration(blocks: Path, tmp_path: Path) -> None:
     assert subprocess.run(timed, capture_output=True, check=False).returncode == 0
     for wrong in ("soon", "0s"):
         done = tbsn("train", blocks, "--max-time", wrong)
-        assert done.returncode == 2 and "not a duration" in done.stderr
+        assert done.returncode == 2 and "with its unit" in done.stderr
 
 
 def test_the_run_explains_itself(blocks: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tbsn import options
 from tbsn.errors import InputError, NoRoomError
 from tbsn.settings import TeacherSettings
 
@@ -89,12 +90,12 @@ def denoise(
     from tbsn.streams import STREAM, files_for_streams
 
     warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
-    amount = None if strength == "auto" else _number("--strength", strength)
-    settings = session.settings(quality, strip_metadata, nan, _bytes(max_memory))
+    amount = options.strength(strength)
+    settings = session.settings(quality, strip_metadata, nan, options.memory(max_memory))
     if overwrite and skip_existing:
         raise InputError("--overwrite --skip-existing", "do not go together", "give one of them")
     exists = "replace" if overwrite else "skip" if skip_existing else "refuse"
-    where = Output(Path(output) if output else None, suffix, _format(format_), exists)
+    where = Output(Path(output) if output else None, suffix, options.suffix(format_), exists)
     urls = any("://" in name for name in (*inputs, output or ""))
     if urls and not ray:
         raise InputError("URLs", "are for Ray alone", "add --ray local, or the address of a cluster")
@@ -102,10 +103,10 @@ def denoise(
         if urls:
             from tbsn.urls import plan_urls
 
-            jobs = plan_urls(inputs, output, where, recursive, _share(shard))
+            jobs = plan_urls(inputs, output, where, recursive, options.share(shard))
             where = Output(Path()) if "://" in str(output) else where  # run.jsonl is here
         else:
-            jobs = plan(files, where, recursive, _share(shard))
+            jobs = plan(files, where, recursive, options.share(shard))
         if dry_run:
             raise typer.Exit(session.show(jobs))
         check_writable(where)
@@ -134,10 +135,10 @@ def train(
     from tbsn.training import runs
     from tbsn.training.recipe import TrainRecipe, load_recipe
 
-    start = runs.Start(device, resume, accept_changes, init, _seconds(max_time))
+    start = runs.Start(device, resume, accept_changes, init, options.seconds(max_time))
     settings = load_recipe(TrainRecipe, recipe, set_)
     if pd:
-        settings = settings.with_pd(_stride(pd, folder, output, settings.network.channels))
+        settings = settings.with_pd(options.stride(pd, folder, output, settings.network.channels))
     runs.train(folder, output, settings, start)
     print(f"trained: {output / 'model.safetensors'}")
 
@@ -159,7 +160,7 @@ def distill(
     from tbsn.training import runs
     from tbsn.training.recipe import DistillRecipe, load_recipe
 
-    start = runs.Start(device, resume, accept_changes, init, _seconds(max_time))
+    start = runs.Start(device, resume, accept_changes, init, options.seconds(max_time))
     runs.distill(folder, teacher, output, load_recipe(DistillRecipe, recipe, set_), start)
     print(f"distilled: {output / 'model.safetensors'}")
 
@@ -183,7 +184,7 @@ def renoise(
     from tbsn.training import runs
     from tbsn.training.recipe import RenoiseRecipe, load_recipe
 
-    start = runs.Start(device, resume, accept_changes, init, _seconds(max_time))
+    start = runs.Start(device, resume, accept_changes, init, options.seconds(max_time))
     runs.renoise(folder, model, output, load_recipe(RenoiseRecipe, recipe, set_), start)
     print(f"renoised: {output / 'model.safetensors'}")
 
@@ -310,65 +311,6 @@ def convert(
     network = load_released(checkpoint)
     save_network(output, network)
     print(f"converted: {output} ({parameters(network):,} parameters)")
-
-
-def _seconds(duration: str) -> float:
-    """``90s``, ``30m`` or ``2h`` in seconds; nothing is no limit."""
-    number, unit = duration[:-1], {"s": 1, "m": 60, "h": 3600}.get(duration[-1:])
-    if not duration:
-        return float("inf")
-    if unit is None or not number.replace(".", "", 1).isdigit() or float(number) == 0:
-        raise InputError(f"--max-time {duration}", "not a duration", "write for example 90s, 30m or 2h")
-    return float(number) * unit
-
-
-def _stride(pd: str, folder: Path, run: Path, channels: int) -> int:
-    """``auto`` is what the run has, if there is one, else the advised stride."""
-    if pd == "auto":
-        from tbsn.diagnose import pd_stride
-        from tbsn.training.recipe import TrainRecipe, load_recipe
-
-        if (run / "recipe.yaml").exists():
-            return load_recipe(TrainRecipe, str(run / "recipe.yaml"), []).pd
-        stride = pd_stride(folder, channels)
-        print(f"PD stride {stride}, by what `tbsn diagnose` found", file=sys.stderr)
-        return stride
-    if not pd.isdecimal() or int(pd) == 0:
-        raise InputError(f"--pd {pd}", "not a PD stride", "give a number of at least 1, or auto")
-    return int(pd)
-
-
-def _number(option: str, text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise InputError(f"{option} {text}", "not a number", "give one from 0 to 1, or auto") from None
-
-
-def _bytes(memory: str) -> float:
-    """``800MB`` or ``2GB`` in bytes; nothing is the default."""
-    number, unit = memory[:-2], {"MB": 1e6, "GB": 1e9}.get(memory[-2:].upper())
-    if not memory:
-        return 0
-    if unit is None or not number.replace(".", "", 1).isdigit() or float(number) == 0:
-        raise InputError(f"--max-memory {memory}", "not an amount of memory", "write for example 800MB or 2GB")
-    return float(number) * unit
-
-
-def _format(name: str) -> str | None:
-    from tbsn.images import SUFFIXES
-
-    suffix = f".{name.lower().removeprefix('.')}"
-    if name and suffix not in SUFFIXES:
-        raise InputError(f"--format {name}", "unknown", f"use one of {' '.join(known[1:] for known in SUFFIXES)}")
-    return suffix if name else None
-
-
-def _share(shard: str) -> tuple[int, int]:
-    part, _, parts = shard.partition("/")
-    if not (part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts)):
-        raise InputError(f"--shard {shard}", "not a share", "write k/n with k from 1 to n, as in 3/16")
-    return int(part), int(parts)
 
 
 def _work(ray: str) -> "Work":
