@@ -90,9 +90,9 @@ def test_what_is_no_photo_gets_one_line(page: Page, tmp_path: Path) -> None:
     html.write_text("<html>not found</html>")
     picture.write_text('<svg xmlns="http://www.w3.org/2000/svg" width="300" height="300"/>')
     large.write_bytes(b"0" * 2_000_001)
-    assert page.drop(html) == "page.png: not a readable image; copy it again from its source, or leave it out"
+    assert page.drop(html) == "page.png: is HTML or SVG; convert it to PNG, JPEG, TIFF, WebP, NumPy"
     for path, reason in (
-        (picture, "not a readable image; "),
+        (picture, "is HTML or SVG; "),
         (bomb(tmp_path / "bomb.png"), "claims 60000x60000 pixels, over 100 million; "),
         (large, "is larger than 2 MB; "),
     ):
