@@ -26,6 +26,7 @@ PHOTOS = (data.astronaut, data.chelsea, data.coffee)
 GREY = (data.camera, data.coins, data.brick)
 POLYU_SIGMAS = (3, 6, 10)
 Pair = tuple[np.ndarray, np.ndarray]
+STRENGTHS = {"": 1.0, ", auto": None}  # of `tbsn denoise`: its default, and what is trusted
 
 
 def corner(image: np.ndarray) -> np.ndarray:
@@ -109,7 +110,10 @@ def main(
     model: Annotated[list[str], typer.Option(help="Repeatable.")] = ["default", "unet"],  # noqa: B006
     every: Annotated[int, typer.Option(help="Take every n-th image of PolyU.")] = 1,
 ) -> None:
-    baselines, models = classic(), {name: tbsn.load(name) for name in model}
+    baselines, models = (
+        classic(),
+        {f"{name}{how}": tbsn.load(name, strength=strength) for name in model for how, strength in STRENGTHS.items()},
+    )
     print(f"| noise | noisy | {' | '.join([*baselines, *models])} |")
     print("|---" * (2 + len(baselines) + len(models)) + "|")
     for name, pairs, sigmas in rows(polyu, every):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tbsn import options
-from tbsn.errors import InputError, NoRoomError
+from tbsn.errors import SOME_FAILED, InputError, NoRoomError
 from tbsn.settings import TeacherSettings
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 EXTRAS = {"gradio": "serve", "ray": "ray", "fsspec": "ray"}
-SOME_FAILED = 3
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 Model = Annotated[str, typer.Option(help="`default`, a model file, or the folder of a run.")]

@@ -1,5 +1,7 @@
 """What the user can mend: a bad file, model, folder or setting."""
 
+SOME_FAILED = 3  # exit code: of several inputs, some could not be used
+
 
 class InputError(Exception):
     """One line that says what is wrong where, and what to do: ``name: reason; remedy``."""

@@ -13,13 +13,11 @@ from tbsn import formats
 from tbsn.batch import Report, Result, Settings, denoise_files, record, sha256
 from tbsn.denoiser import Denoiser, find
 from tbsn.encoding import Encoding
-from tbsn.errors import InputError
+from tbsn.errors import SOME_FAILED, InputError
 from tbsn.files import MODEL
 from tbsn.plan import Job, Output
 from tbsn.stopping import remembered_signal
 from tbsn.tiles import Tiling
-
-SOME_FAILED = 3
 
 Work = Callable[[Denoiser, list[Job], Settings, Callable[[], int], Report], Iterator[Result]]
 
