@@ -169,3 +169,10 @@ def test_no_more_is_taken_out_than_there_is_noise() -> None:
     assert denoiser.trusted(grainy, clean) == 1
     assert denoiser.trusted(grainy, clean + 0.3) == pytest.approx(denoiser.TRUST * 0.02 / 0.3, rel=0.1)
     assert denoiser.trusted(clean, clean) == 1 and denoiser.trusted(clean, clean + 0.1) < 0.01
+
+
+@pytest.mark.parametrize("value", [0, 128, 255])
+@pytest.mark.parametrize("side", [40, 64, 200])
+def test_flat_images_are_trusted_too(small: tuple[UNet, Path], value: int, side: int) -> None:
+    flat = np.full((side, side, 3), value, np.uint8)
+    assert np.array_equal(tbsn.load(small[1], strength=None)(flat), flat)

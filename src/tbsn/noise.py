@@ -131,7 +131,7 @@ def pure_spectrum(power: np.ndarray, clipped: np.ndarray, method: Method = METHO
 def _purest(power: np.ndarray, rings: np.ndarray, clipped: np.ndarray, method: Method) -> np.ndarray:
     """Mean DCT power (side, side) of the purest patches of one channel; ``rings`` (n, RINGS, 2): their energy."""
     unclipped = np.flatnonzero(clipped < CLIPPED_PATCH)
-    if len(unclipped) < len(power) // 10:
+    if len(unclipped) < max(1, len(power) // 10):
         unclipped = np.argsort(clipped)[: max(1, len(power) // 4)]
     keep = max(1, round(method.purest * len(unclipped)))
     rings = rings[unclipped]
