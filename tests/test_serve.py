@@ -75,6 +75,7 @@ def test_model_and_strength_are_the_commands(page: Page, server: Server, tmp_pat
     photo = save(tmp_path / "deep.png", deep)
     page.drop(photo)
     page.named("unet").click()
+    page.named("Strength: as much as is noise").click()
     number = until(lambda: [each for each in page.all("input[type=number]") if each.is_displayed()])[0]
     number.send_keys(Keys.CONTROL, "a")
     number.send_keys("0.4", Keys.TAB)

@@ -61,7 +61,7 @@ def denoise(
         typer.Option("--output", "-o", help="File or folder, or -. [default: NAME_denoised beside the input]"),
     ] = None,
     model: Model = "default",
-    strength: Annotated[str, typer.Option(help="How much to take out: 0 to 1, or auto: as much as is noise.")] = "1",
+    strength: Annotated[str, typer.Option(help="How much to take out: 0 to 1, or auto: as much as is noise.")] = "auto",
     suffix: Annotated[str, typer.Option(help="What names get without --output.")] = "_denoised",
     format_: Annotated[str, typer.Option("--format", help="png, jpg, tif, webp or npy. [default: the input's]")] = "",
     quality: Annotated[int, typer.Option(help="Of JPEG and WebP.", min=1, max=100)] = 95,

@@ -18,7 +18,7 @@ from tbsn.tiles import Rows, Tiling, stream, tiled
 PRETRAINED = Path(__file__).parent / "pretrained"
 DEFAULT = "default"
 TRUST = 1.5
-MIDDLE = 1024
+MIDDLE = 512
 STILL = 2
 ROW_BYTES = 60  # of each pixel in a row of tiles: the image, the change, the result
 PROCESS_BYTES = 1.5e8
@@ -113,13 +113,13 @@ def trusted(noisy: np.ndarray, denoised: np.ndarray) -> float:
 def load(
     model: str | Path = DEFAULT,
     teacher: TeacherSettings = TeacherSettings(),
-    strength: float | None = 1.0,
+    strength: float | None = None,
     device: str = AUTO,
 ) -> Denoiser:
     """A denoiser by name (``default`` and ``unet``: the students in the package, fast and of the paper's shape) or
     path: an ONNX file, or with torch a safetensors file or the folder of a run. A blind-spot network runs as a teacher
-    with the settings ``teacher``. ``strength`` is how much to take out, from 0 to 1; None is as much as can be noise,
-    see `trusted`. ``device`` is where an ONNX file runs, see `tbsn.runtime`.
+    with the settings ``teacher``. ``strength`` is how much to take out, from 0 to 1; by default as much as can be
+    noise, see `trusted`. ``device`` is where an ONNX file runs, see `tbsn.runtime`.
 
     Raises `InputError` for a model that is missing, damaged, a pickle, or of another version, for a strength outside
     [0, 1], and for a device that is not there.

@@ -143,8 +143,8 @@ def build(models: list[str], sessions: Sessions, megabytes: int) -> gr.Blocks:
             with gr.Column(scale=1, min_width=280):
                 upload = gr.File(label="Photo", file_types=list(images.SUFFIXES), height=150)
                 model = gr.Radio(models, value=models[0], label="Model")
-                automatic = gr.Checkbox(False, label="Strength: as much as is noise")
-                strength = gr.Slider(0, 1, 1, step=0.05, label="Strength")
+                automatic = gr.Checkbox(True, label="Strength: as much as is noise")
+                strength = gr.Slider(0, 1, 1, step=0.05, label="Strength", visible=False)
                 download = gr.DownloadButton("Download the result", variant="primary", visible=False)
                 note = gr.HTML()
             with gr.Column(scale=3, min_width=320):
