@@ -5,7 +5,16 @@ import pytest
 from scipy.ndimage import gaussian_filter
 from scipy.stats import skew
 
-from tbsn.training.noise_model import LEVELS, SAME, STRONGEST, Curve, NoiseModel, missed_power, plain_noise
+from tbsn.training.noise_model import (
+    LEVELS,
+    SAME,
+    STRONGEST,
+    Curve,
+    NoiseModel,
+    missed_power,
+    plain_noise,
+    unclipped_mean,
+)
 
 SIZE = 128
 
@@ -126,6 +135,20 @@ def test_an_estimate_is_moved_to_the_mean_of_the_light(curve: Curve, gamma: floa
     dark = image < 0.3
     mean = float((np.clip(moved + drawn(moved, model), 0, 1)[dark] ** gamma).mean())
     assert np.isclose(mean, (noisy[dark] ** gamma).mean(), rtol=0.03)
+
+
+@pytest.mark.parametrize("black", [0.0, 0.1, 0.4])
+def test_what_was_cut_off_at_black_is_put_back_as_the_shortest_tail(black: float) -> None:
+    random = np.random.default_rng(6)
+    level = random.random(100_000) - black
+    assert np.isclose(unclipped_mean(np.clip(level, 0, 1)), level.mean(), atol=0.002)
+    bell = 0.3 + random.standard_normal(100_000) * 0.3
+    assert bell.mean() < unclipped_mean(np.maximum(bell, 0)) < np.maximum(bell, 0).mean() - 0.01
+
+
+def test_black_stays_black() -> None:
+    assert unclipped_mean(np.zeros(100)) == 0
+    assert 0 <= unclipped_mean(np.r_[np.zeros(95), np.ones(5)]) <= 0.05
 
 
 def test_plain_noise_has_the_mean_0_and_no_more_than_its_strength() -> None:

@@ -26,6 +26,7 @@ STEP = float(SCORES[1] - SCORES[0])
 WINDOW, WINDOWS = 256, 2
 RINGS = 12
 SAME = np.ones(RINGS)
+BLACK, NEAR_BLACK = 1e-6, 0.1
 ROUNDS = 3
 RING_CENTRES = (np.arange(RINGS) + 0.5) * np.sqrt(0.5) / RINGS
 
@@ -42,7 +43,7 @@ class NoiseModel:
 
     The noise has the mean 0 in light: the average of many such photos, which is what a longer exposure measures, is the
     truth. After the tone curve of a picture, which is steep where it is dark, the mean of noisy values is too dark, and
-    so is a denoiser that learned from them.
+    so is a denoiser that learned from them. What was cut off at black raises the mean, see `unclipped_mean`.
     """
 
     brightness: np.ndarray
@@ -222,9 +223,25 @@ def _quantiles(
         flat = part[activity[part] <= np.quantile(activity[part], FLAT, method="higher")]
         brightness.append(shown[part].mean() + 1e-6 * level)  # rising, whatever the image
         quantiles.append(np.quantile(noise[flat], norm.cdf(SCORES)) + 1e-6 * np.arange(len(SCORES)))
-        noisy, estimated = (from_light(to_light(image).mean()) for image in (shown[flat] + noise[flat], shown[flat]))
-        shift.append(noisy - estimated)
+        noisy = unclipped_mean(to_light(shown[flat] + noise[flat]))
+        shift.append(from_light(np.array(noisy)) - from_light(to_light(shown[flat]).mean()))
     return np.array(brightness, np.float32), np.array(quantiles, np.float32), np.array(shift, np.float32)
+
+
+def unclipped_mean(light: np.ndarray) -> float:
+    """The mean of light (n,) in [0, 1] that was cut off at black, had it not been: at least 0.
+
+    Below black the density goes on as it is just above, until it has held the share of the values that lie at black.
+    The noise having one peak, above black, no tail is shorter: this is the least that the cut can have hidden.
+    """
+    black = light <= BLACK
+    above, share = light[~black], black.mean()
+    near = int(NEAR_BLACK * len(light))
+    if not share or near >= len(above):
+        return float(light.mean())
+    width = np.partition(above, near)[near]
+    reach = share * width / NEAR_BLACK
+    return max(0.0, float(light.mean() - share * reach / 2))
 
 
 def _covariance(fields: Sequence[np.ndarray], flat: Sequence[np.ndarray]) -> np.ndarray:
