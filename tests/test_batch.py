@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -221,3 +222,26 @@ def test_raw_files_are_developed(tmp_path: Path) -> None:
     (tmp_path / "a.dng").write_bytes(b"II*\0no raw file")
     done = tbsn("denoise", tmp_path / "a.dng", "-o", tmp_path / "out")
     assert done.returncode == 3 and "not a RAW file" in done.stderr
+
+
+def test_parts_made_ahead_come_in_order_and_their_failure_at_its_place() -> None:
+    begun: list[int] = []
+
+    def parts(failing: int) -> Iterator[np.ndarray]:
+        for number in range(9):
+            begun.append(number)
+            if number == failing:
+                raise ValueError("here")
+            yield np.array(number)
+
+    with batch.ahead(parts(9), 3) as made:
+        assert [int(part) for part in made] == list(range(9))
+    with batch.ahead(parts(4), 3) as made:
+        assert [int(next(made)) for _ in range(4)] == list(range(4))
+        with pytest.raises(ValueError, match="here"):
+            next(made)
+    begun.clear()
+    with pytest.raises(KeyError), batch.ahead(parts(9), 3) as made:
+        next(made)
+        raise KeyError("gone")
+    assert len(begun) <= 5

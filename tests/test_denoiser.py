@@ -9,6 +9,7 @@ import torch
 import tbsn
 from conftest import EXAMPLES
 from tbsn import denoiser, export, images
+from tbsn.denoiser import STILL, still
 from tbsn.errors import InputError
 from tbsn.network import TBSN, TBSNConfig, UNet, UNetConfig
 from tbsn.network.files import load_network, save_network
@@ -176,3 +177,13 @@ def test_no_more_is_taken_out_than_there_is_noise() -> None:
 def test_flat_images_are_trusted_too(small: tuple[UNet, Path], value: int, side: int) -> None:
     flat = np.full((side, side, 3), value, np.uint8)
     assert np.array_equal(tbsn.load(small[1], strength=None)(flat), flat)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 3), (2, 9, 1), (3, 2, 1), (40, 30, 3)])
+def test_a_pixel_is_still_if_nothing_changes_near_it(shape: tuple[int, int, int]) -> None:
+    image = (np.random.default_rng(1).random(shape) < 0.01).astype(np.uint8)
+    reached = np.pad(image, ((STILL, STILL), (STILL, STILL), (0, 0)), mode="edge")
+    for (row, column), found in np.ndenumerate(still(image)):
+        down = reached[row : row + 2 * STILL + 1, column + STILL]
+        right = reached[row + STILL, column : column + 2 * STILL + 1]
+        assert found == all((line == image[row, column]).all() for line in (down, right)), (row, column)

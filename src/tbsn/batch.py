@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -24,6 +25,7 @@ from tbsn.plan import Job
 from tbsn.scale import scale_of
 from tbsn.tiles import Rows
 
+AHEAD = 16  # strips of rows that wait to be written
 AT_ONCE = 2  # one is read or written while the other is computed
 STRIP = 512
 NO_MEMORY = ("bad_alloc", "bad allocation", "Failed to allocate", "failed to allocate", "Out of memory")
@@ -105,8 +107,27 @@ def denoise_file(
 
     denoise = denoise.within(settings.memory, width)
     _make_folder(target.parent)
-    write_rows(target, parts(), photo.shape, photo.dtype, photo, settings.encoding)
+    with ahead(parts(), AHEAD) as computed:
+        write_rows(target, computed, photo.shape, photo.dtype, photo, settings.encoding)
     return height * width * photo.pages
+
+
+@contextmanager
+def ahead(parts: Iterator[np.ndarray], count: int) -> Iterator[Iterator[np.ndarray]]:
+    """The same parts, up to ``count`` of which are made by another thread before they are asked for."""
+    with ThreadPoolExecutor(1) as maker:
+        made = deque(maker.submit(next, parts, None) for _ in range(count))
+
+        def taken() -> Iterator[np.ndarray]:
+            while (part := made.popleft().result()) is not None:
+                made.append(maker.submit(next, parts, None))
+                yield part
+
+        try:
+            yield taken()
+        finally:
+            for future in made:
+                future.cancel()
 
 
 def denoise_files(

@@ -75,20 +75,25 @@ class Denoiser:
         return replace(self, tiling=replace(self.tiling, size=size))
 
     def _change(self, noisy: np.ndarray, scale: Scale) -> np.ndarray:
-        values = scale.unit(noisy)
-        colour = np.repeat(values, self.channels // values.shape[2], axis=2)
-        change = self.function(colour) - colour
-        change[still(noisy)] = 0
-        return change.mean(axis=2, keepdims=True) if values.shape[2] < self.channels else change
+        # Plane by plane in memory, as networks take and give images: all else is several times as fast, too.
+        planes = np.ascontiguousarray(noisy.transpose(2, 0, 1)).transpose(1, 2, 0)
+        values = scale.unit(planes)
+        grey = values.shape[2] < self.channels
+        change = self.function(np.repeat(values, self.channels, axis=2) if grey else values) - values
+        np.copyto(change, 0, where=still(planes)[..., None])
+        return change.mean(axis=2, keepdims=True) if grey else change
 
 
 def still(image: np.ndarray) -> np.ndarray:
     """Where nothing changes for STILL pixels up, down, left and right: there is no noise. (h, w) of (h, w, c)."""
-    where = np.ones(image.shape[:2], bool)
-    for turned, view in ((image, where), (image.swapaxes(0, 1), where.T)):
-        equal = np.pad((turned[1:] == turned[:-1]).all(axis=2), ((STILL, STILL), (0, 0)), constant_values=True)
+    (height, width), where = image.shape[:2], np.ones(image.shape[:2], bool)
+    for down, right in ((1, 0), (0, 1)):
+        equal = np.ones((height + 2 * STILL * down - down, width + 2 * STILL * right - right), bool)
+        inside = equal[STILL * down : height + STILL * down - down, STILL * right : width + STILL * right - right]
+        for plane in np.moveaxis(image, 2, 0):
+            inside &= plane[down:, right:] == plane[: height - down, : width - right]
         for shift in range(2 * STILL):
-            view &= equal[shift : shift + len(turned)]
+            where &= equal[shift * down : shift * down + height, shift * right : shift * right + width]
     return where
 
 

@@ -198,7 +198,9 @@ def _openvino(model: bytes) -> Run:
     import openvino
 
     core = openvino.Core()
-    compiled = core.compile_model(core.read_model(model), "CPU", {"INFERENCE_NUM_THREADS": _threads()})
+    # Pinned threads would wait for whatever else runs on their cores: files are read and written meanwhile.
+    settings = {"INFERENCE_NUM_THREADS": _threads(), "ENABLE_CPU_PINNING": False}
+    compiled = core.compile_model(core.read_model(model), "CPU", settings)
     one = Lock()  # a compiled model takes one image at a time, on all cores
 
     def run(image: np.ndarray) -> np.ndarray:

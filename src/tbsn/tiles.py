@@ -85,7 +85,7 @@ def _band(
     for place, weight in across:
         tile = function(source[:, place])
         if not band.ndim:
-            band = np.zeros((*source.shape[:2], tile.shape[2]), np.float32)
+            band = np.zeros((tile.shape[2], *source.shape[:2]), np.float32).transpose(1, 2, 0)  # plane by plane
         band[:, place] += tile * (down[:, None] * weight)[..., None]
     return band
 
@@ -105,7 +105,9 @@ def reflected(function: Function, multiple: int) -> Function:
 
     def run(image: np.ndarray) -> np.ndarray:
         height, width = image.shape[:2]
-        padding = ((0, -height % multiple), (0, -width % multiple), (0, 0))
-        return function(np.pad(image, padding, mode="reflect"))[:height, :width]
+        below, right = -height % multiple, -width % multiple
+        if not (below or right):
+            return function(image)
+        return function(np.pad(image, ((0, below), (0, right), (0, 0)), mode="reflect"))[:height, :width]
 
     return run
