@@ -12,6 +12,7 @@ from tbsn import images
 from tbsn.advice import CROPS, Advice, advise
 from tbsn.errors import InputError
 from tbsn.noise import LEVELS, METHOD, Noise, Survey, combine, survey
+from tbsn.scale import full_depth
 
 MOST_IMAGES = 256
 CLIPPING = 0.01
@@ -82,7 +83,7 @@ def pd_stride(folder: Path, channels: int = 3) -> int:
 
 def survey_file(path: Path, channels: int = 3) -> Survey:
     """Measure one image file. Raises `InputError`."""
-    pixels = images.read(path, channels).pixels
+    pixels = full_depth(images.read(path, channels).pixels)
     if not np.issubdtype(pixels.dtype, np.integer):
         images.unit_range(path, pixels)
     if min(pixels.shape[:2]) < METHOD.patch:

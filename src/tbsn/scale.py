@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 SAMPLES = 1e6
+FEWEST = 8  # bits
 OUTLIERS = 0.1  # per cent, at either end
 
 
@@ -34,14 +35,36 @@ class Scale:
         return np.clip(np.floor(values, out=values), limits.min, limits.max, out=values).astype(pixels.dtype)
 
 
+def bits_used(dtype: np.dtype, parts: Iterable[np.ndarray]) -> int:
+    """Of an integer dtype: 8, 10, 12 and so on, as many as hold all that is in the ``parts`` of an image (n, w, c).
+
+    Cameras and detectors of 10, 12 or 14 bits write files of 16.
+    """
+    whole = np.iinfo(dtype).max.bit_length()
+    bits = FEWEST
+    for part in parts if whole > FEWEST else ():
+        bits = max(bits, int(part.max()).bit_length())
+        if bits > whole - 2:
+            return whole
+    return bits + bits % 2 if whole > FEWEST else whole
+
+
+def full_depth(pixels: np.ndarray) -> np.ndarray:
+    """Integers (h, w, c), multiplied so that they use all the bits of their dtype; others as they are."""
+    if pixels.dtype.kind == "f":
+        return pixels
+    top, most = np.iinfo(pixels.dtype).max, 2 ** bits_used(pixels.dtype, [pixels]) - 1
+    return pixels if most == top else np.rint(pixels * (top / most)).astype(pixels.dtype)
+
+
 def scale_of(dtype: np.dtype, count: int, parts: Iterable[np.ndarray]) -> Scale:
-    """The scale of an image of ``count`` values: all of the range of an integer dtype, [0, 1] of a float one.
+    """The scale of an image of ``count`` values: the range of the bits that integers use, [0, 1] of floats.
 
     Floats that do not keep to [0, 1] are scaled by what they are, outliers aside; that needs the ``parts`` of the image
     (n, w, c), whose order does not matter.
     """
     if dtype.kind != "f":
-        return Scale(0.0, float(np.iinfo(dtype).max))
+        return Scale(0.0, float(2 ** bits_used(dtype, parts) - 1))
     step = max(1, int(np.sqrt(count / SAMPLES)))
     sample = np.concatenate([part[::step, ::step].ravel() for part in parts])
     sample = sample[np.isfinite(sample)]

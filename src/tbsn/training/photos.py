@@ -14,8 +14,9 @@ import numpy as np
 from tbsn import images
 from tbsn.errors import InputError
 from tbsn.files import atomic
+from tbsn.scale import full_depth
 
-CACHE_VERSION = 2
+CACHE_VERSION = 3
 SECONDS_BETWEEN_SYNCS = 5.0
 ALIGNMENT = 16
 PIXELS, INDEX, TEXTS, FACTS = "pixels.bin", "index.bin", "texts.bin", "facts.json"
@@ -218,6 +219,7 @@ def with_channels(name: object, pixels: np.ndarray, channels: int) -> np.ndarray
             raise InputError(name, "has NaN or infinite values", "replace them by finite ones")
         images.unit_range(name, values)
         pixels = images.from_float(values, np.dtype(np.uint16))
+    pixels = full_depth(pixels)
     if pixels.shape[2] == channels:
         return pixels
     if pixels.shape[2] == 1:

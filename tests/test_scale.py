@@ -1,0 +1,49 @@
+"""Which values are black and white to a network."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+
+from conftest import EXAMPLES, tbsn
+from tbsn import images
+from tbsn.scale import Scale, bits_used, full_depth, scale_of
+from tbsn.training.photos import with_channels
+
+
+@pytest.mark.parametrize(
+    ("largest", "bits"), [(0, 8), (255, 8), (256, 10), (1023, 10), (4095, 12), (4096, 14), (16383, 14), (16384, 16)]
+)
+def test_integers_are_scaled_by_the_bits_that_they_use(largest: int, bits: int) -> None:
+    image = np.array([[[0]], [[largest // 2]], [[largest]]], np.uint16)
+    assert bits_used(image.dtype, [image[:1], image[1:]]) == bits
+    assert scale_of(image.dtype, image.size, [image]) == Scale(0, 2**bits - 1)
+    deep = full_depth(image)
+    assert deep.dtype == image.dtype and np.allclose(deep / 65535, image / (2**bits - 1), atol=1e-5)
+
+
+def test_no_more_is_read_than_is_needed_to_know() -> None:
+    def parts() -> Iterator[np.ndarray]:
+        yield np.full((1, 1, 1), 65535, np.uint16)
+        raise AssertionError("read on")
+
+    assert bits_used(np.dtype(np.uint16), parts()) == 16
+
+
+def test_twelve_bits_in_a_file_of_sixteen_are_what_eight_are(tmp_path: Path) -> None:
+    photo = images.read(EXAMPLES / "01_14.png").pixels
+    photo[0, 0] = 255
+    deep = np.rint(photo * (4095 / 255)).astype(np.uint16)
+    for name, pixels in (("eight", photo), ("twelve", deep)):
+        tifffile.imwrite(tmp_path / f"{name}.tif", pixels, photometric="rgb")
+        assert tbsn("denoise", tmp_path / f"{name}.tif", "-o", tmp_path / f"{name}-clean.tif").returncode == 0
+        report = tmp_path / f"{name}.json"
+        assert tbsn("diagnose", tmp_path / f"{name}.tif", "--json", report).returncode == 0
+    eight, twelve = (tifffile.imread(tmp_path / f"{name}-clean.tif") for name in ("eight", "twelve"))
+    assert twelve.max() <= 4095 and np.abs(eight / 255 - twelve / 4095).max() < 1 / 255
+    levels = [json.loads((tmp_path / f"{name}.json").read_text())["noise"]["level"] for name in ("eight", "twelve")]
+    assert np.allclose(*levels, rtol=0.02)
+    assert np.array_equal(with_channels("twelve", deep, 3), np.rint(deep * (65535 / 4095)))
