@@ -1,5 +1,7 @@
 import pickle
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -187,3 +189,24 @@ def test_a_pixel_is_still_if_nothing_changes_near_it(shape: tuple[int, int, int]
         down = reached[row : row + 2 * STILL + 1, column + STILL]
         right = reached[row + STILL, column : column + 2 * STILL + 1]
         assert found == all((line == image[row, column]).all() for line in (down, right)), (row, column)
+
+
+def test_many_images_stream(small: tuple[UNet, Path]) -> None:
+    denoise, asked = tbsn.load(small[1]), []
+
+    def images_() -> Iterator[np.ndarray]:
+        for seed in range(3):
+            asked.append(seed)
+            yield np.random.default_rng(seed).integers(0, 256, (20, 30, 3), np.uint8)
+
+    made = denoise.map(images_())
+    assert asked == []
+    first = next(made)
+    assert asked == [0] and len(list(made)) == 2
+    assert np.array_equal(first, next(iter(denoise.map(list(images_())))))
+
+
+@pytest.mark.parametrize("image", [[np.zeros((8, 8))], "photo.png", np.zeros((8, 8), bool), np.zeros((8, 8), complex)])
+def test_what_is_no_image_is_refused(small: tuple[UNet, Path], image: Any) -> None:
+    with pytest.raises(InputError, match="give a numpy array"):
+        tbsn.load(small[1])(image)

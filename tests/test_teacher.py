@@ -1,5 +1,7 @@
+import pickle
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -79,6 +81,14 @@ def test_masks_are_drawn_for_each_value_and_follow_the_seed() -> None:
     assert torch.equal(one, again) and not torch.equal(one, two) and not torch.equal(one, other)
     assert abs(one.float().mean() - 0.16) < 0.01
     assert not torch.equal(one[:, 0], one[:, 1])
+
+
+def test_the_teacher_of_numpy_images_can_be_sent_to_other_processes_and_keeps_its_tiles(bsn: TBSN) -> None:
+    denoise = t.numpy_denoiser(bsn, TeacherSettings(passes=0), "bsn")
+    again = pickle.loads(pickle.dumps(denoise))
+    image = np.random.default_rng(0).integers(0, 256, (30, 20, 3), np.uint8)
+    assert np.array_equal(again(image), denoise(image))
+    assert again.within(0, 1000).tiling == t.ATTENTIVE
 
 
 @pytest.fixture(scope="module")

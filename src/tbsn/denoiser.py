@@ -1,6 +1,6 @@
 """Denoisers for numpy images: the ONNX students, and, if torch is there, every model file."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -32,7 +32,8 @@ class Denoiser:
     ``function`` maps float32 (h, w, c) in [0, 1] to the same; ``channels`` is the c it needs. Grey images pass through
     a colour model as three equal channels. ``strength`` is how much of what the function takes out is taken, from 0 to
     1; None is as much as there can be noise, see `trusted`. Large images go through in the tiles of ``tiling``, each
-    pixel of which takes about ``pixel_bytes`` of memory.
+    pixel of which takes about ``pixel_bytes`` of memory; ``local`` says that what is beyond a tile does not matter, so
+    that they may be smaller.
     """
 
     function: Callable[[np.ndarray], np.ndarray]
@@ -41,9 +42,15 @@ class Denoiser:
     strength: float | None = 1.0
     tiling: Tiling = Tiling()
     pixel_bytes: int = PIXEL_BYTES["UNet"]
+    local: bool = True
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
-        """Raises `InputError` for NaN or infinite values and a number of channels that the model does not know."""
+        """Raises `InputError` for what is no array of numbers, NaN or infinite values, and channels that the model does
+        not know.
+        """
+        if not isinstance(image, np.ndarray) or image.dtype.kind not in "iuf":
+            kind = f"an array of {image.dtype}" if isinstance(image, np.ndarray) else f"of type {type(image).__name__}"
+            raise InputError("image", f"is {kind}", "give a numpy array of integers or floats; of many images, use map")
         pixels = image[..., None] if image.ndim == 2 else image
         if pixels.ndim != 3 or 0 in pixels.shape or pixels.shape[2] not in (1, self.channels):
             raise InputError("image", f"has shape {image.shape}", f"give (h, w), (h, w, 1) or (h, w, {self.channels})")
@@ -53,6 +60,10 @@ class Denoiser:
         strength = self.strength_for(pixels[middle(size)], scale)
         parts = self.stream(lambda top, bottom: pixels[top:bottom], size, scale, strength)
         return np.concatenate(list(parts)).reshape(image.shape)
+
+    def map(self, images: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """Denoise images of a list or a generator one after another, each when it is asked for."""
+        return map(self, images)
 
     def stream(self, rows: Rows, size: tuple[int, int], scale: Scale, strength: float) -> Iterator[np.ndarray]:
         """The denoised rows of an image of ``size`` (height, width), as its ``rows`` (see `tbsn.tiles.stream`) come."""
@@ -68,7 +79,9 @@ class Denoiser:
         return trusted(values, values + tiled(partial(self._change, scale=scale), self.tiling)(part))
 
     def within(self, memory: float, width: int) -> Self:
-        """The same with tiles that need about ``memory`` bytes at most, for images of this ``width``."""
+        """The same with tiles that need about ``memory`` bytes at most, for images of this ``width``; if ``local``."""
+        if not self.local:
+            return self
         sizes = range(self.tiling.size, 2 * self.tiling.overlap - 1, -64)
         needed = ((size, PROCESS_BYTES + size * (size * self.pixel_bytes + width * ROW_BYTES)) for size in sizes)
         size = next((size for size, bytes_ in needed if bytes_ <= memory), sizes[-1])

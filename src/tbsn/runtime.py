@@ -109,7 +109,7 @@ def provider(device: str) -> Callable[[bytes], Run]:
             raise InputError(f"device {device}", "not installed", "pip install 'tbsn[openvino]'")
         return _openvino
     if device not in _providers():
-        there = ", ".join((AUTO, *_providers()))
+        there = ", ".join((AUTO, *_providers(), *([OPENVINO] if find_spec(OPENVINO) else [])))
         raise InputError(f"device {device}", "not there", f"use {there}, or install an ONNX Runtime that has it")
     return lambda model: _runner(_session(model, _providers()[device]))
 

@@ -17,7 +17,6 @@ from tbsn.errors import SOME_FAILED, InputError
 from tbsn.files import MODEL
 from tbsn.plan import Job, Output
 from tbsn.stopping import remembered_signal
-from tbsn.tiles import Tiling
 
 Work = Callable[[Denoiser, list[Job], Settings, Callable[[], int], Report], Iterator[Result]]
 
@@ -92,7 +91,8 @@ def run(
     ``loudness`` 0 shows errors alone, 1 results too, 2 also their size and time. ``work`` may be done elsewhere.
     """
     tally, shares = Tally(), dict[Path | str, float]()
-    if loudness and (side := denoise.tiling.size) < Tiling.size:
+    if loudness and not denoise.local:
+        side = denoise.tiling.size
         note = f"{denoise.name} attends to all that it sees: it is shown tiles of {side}x{side}, as in training"
         print(f"note: {note}", file=sys.stderr)
     with remembered_signal() as received, _bar(len(jobs), loudness) as show:

@@ -5,6 +5,7 @@ A denoiser maps images (b, c, h, w) with values in [0, 1] to images of the same 
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -141,9 +142,20 @@ def load_denoiser(path: Path, settings: TeacherSettings) -> denoiser.Denoiser:
 
 def numpy_denoiser(network: Network, settings: TeacherSettings, name: str) -> denoiser.Denoiser:
     """`of_network` for numpy images, on the CPU; a `TBSN` for larger ones in tiles of what it is trained on."""
-    run = as_numpy(of_network(network, settings), torch.device("cpu"))
-    tiling = ATTENTIVE if isinstance(network, TBSN) else Tiling()
-    return denoiser.Denoiser(run, network.config.channels, name, tiling=tiling)
+    local = not isinstance(network, TBSN)
+    tiling = Tiling() if local else ATTENTIVE
+    return denoiser.Denoiser(OnCPU(network, settings), network.config.channels, name, tiling=tiling, local=local)
+
+
+@dataclass(frozen=True)
+class OnCPU:
+    """`of_network` as a function of one numpy image (h, w, c) in [0, 1]; picklable, with its weights."""
+
+    network: Network
+    settings: TeacherSettings
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        return as_numpy(of_network(self.network, self.settings), torch.device("cpu"))(image)
 
 
 def of_network(network: Network, settings: TeacherSettings) -> Denoiser:

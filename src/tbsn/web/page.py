@@ -141,7 +141,9 @@ def build(models: list[str], sessions: Sessions, megabytes: int) -> gr.Blocks:
         )
         with gr.Row():
             with gr.Column(scale=1, min_width=280):
-                upload = gr.File(label="Photo", file_types=list(images.SUFFIXES), height=150)
+                upload = gr.File(
+                    label="Photo", file_types=[suffix for suffix in images.SUFFIXES if suffix != ".npy"], height=150
+                )
                 model = gr.Radio(models, value=models[0], label="Model")
                 automatic = gr.Checkbox(True, label="Strength: as much as is noise")
                 strength = gr.Slider(0, 1, 1, step=0.05, label="Strength", visible=False)

@@ -3,10 +3,12 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pyvips
 
 from tbsn.errors import InputError
 from tbsn.images import MAX_CHANNELS
+from tbsn.scale import bits_used
 
 SIDE, OVERVIEW_SIDE = 1600, 400
 MAX_MEGAPIXELS = 100
@@ -64,7 +66,8 @@ def show(before: Path, after: Path, folder: Path, x: float = 0.5, y: float = 0.5
 def _range(image: pyvips.Image) -> tuple[float, float]:
     """What is shown black, and what white."""
     if image.format != "float":
-        return 0, {"uchar": 255, "ushort": 65535}[str(image.format)]
+        dtype = np.dtype({"uchar": np.uint8, "ushort": np.uint16}[str(image.format)])
+        return 0, 2 ** bits_used(dtype, [np.array(image.max(), dtype)]) - 1
     low, high = (float(image.stats()(x, 0)[0]) for x in (0, 1))
     return (0, 1) if low >= 0 and high <= 1 else (low, max(high, low + 1e-6))
 
