@@ -47,3 +47,9 @@ def test_twelve_bits_in_a_file_of_sixteen_are_what_eight_are(tmp_path: Path) -> 
     levels = [json.loads((tmp_path / f"{name}.json").read_text())["noise"]["level"] for name in ("eight", "twelve")]
     assert np.allclose(*levels, rtol=0.02)
     assert np.array_equal(with_channels("twelve", deep, 3), np.rint(deep * (65535 / 4095)))
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.uint32, np.int64])
+def test_wide_integers_train_as_they_are_denoised(dtype: type) -> None:
+    photo = images.read(EXAMPLES / "01_14.png").pixels[:64, :64]
+    assert np.allclose(with_channels("wide", photo.astype(dtype), 3) / 65535, photo / 255, atol=1e-4)

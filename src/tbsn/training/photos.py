@@ -214,7 +214,7 @@ def with_channels(name: object, pixels: np.ndarray, channels: int) -> np.ndarray
     if pixels.ndim != 3:
         raise InputError(name, f"has shape {pixels.shape}", "give (h, w) or (h, w, c)")
     if pixels.dtype not in (np.uint8, np.uint16):
-        values = images.to_float(pixels)
+        values = images.to_float(full_depth(pixels))
         if not np.isfinite(values).all():
             raise InputError(name, "has NaN or infinite values", "replace them by finite ones")
         images.unit_range(name, values)
