@@ -9,6 +9,7 @@ import subprocess
 import sys
 import zlib
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from onnx import TensorProto, helper
 from PIL import Image
 
 from conftest import EXAMPLES, save
-from tbsn import cli, denoiser, images
+from tbsn import cli, denoiser, images, tags
 from tbsn.encoding import write
 from tbsn.errors import InputError
 
@@ -195,6 +196,39 @@ def test_a_small_file_that_claims_to_be_huge_takes_no_memory(tmp_path: Path) -> 
     assert done.returncode == 3 and len(errors) == 4 and not outputs(tmp_path / "out"), done.stderr
     assert sum("60000x60000" in error for error in errors) >= 3, errors
     assert int(re.findall(r"VmHWM:\s+(\d+) kB", done.stderr)[0]) < 300_000
+
+
+@pytest.mark.parametrize("kind", ["png", "interlaced png", "jpg", "progressive jpg", "tif"])
+def test_a_small_file_that_claims_long_rows_takes_no_memory(tmp_path: Path, identity: Path, kind: str) -> None:
+    path, blank = tmp_path / f"long.{kind[-3:]}", Image.new("RGB", (16, 16))
+    if path.suffix == ".png":
+        head = struct.pack(">IIBBBBB", 1_000_000, 1000, 8, 2, 0, 0, kind != "png")
+        parts = ((b"IHDR", head), (b"IDAT", zlib.compress(bytes(900))), (b"IEND", b""))
+        path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts))
+    elif path.suffix == ".jpg":
+        blank.save(path, progressive=kind != "jpg")
+        size = struct.pack(">HH", 16_000, 65_000)
+        path.write_bytes(re.sub(rb"(\xff[\xc0\xc2]\0\x11\x08)....", rb"\1" + size, path.read_bytes()))
+    else:
+        blank.save(path)
+        tags.add(
+            file := BytesIO(path.read_bytes()),
+            [{256: (4, struct.pack("<I", 1_000_000)), 257: (4, struct.pack("<I", 1000))}],
+        )
+        path.write_bytes(file.getvalue())
+    peak = "import atexit, re, sys; atexit.register(lambda: print(open('/proc/self/status').read(), file=sys.stderr))"
+    done = child(peak, path, "-o", tmp_path / "out", "--model", identity)
+    assert done.returncode == 3 and "damaged" in done.stderr, done.stderr
+    assert int(re.findall(r"VmHWM:\s+(\d+) kB", done.stderr)[0]) < 300_000
+
+
+@pytest.mark.parametrize("options", [{}, {"interlace": True, "trellis_quant": True, "optimize_scans": True}])
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif", ".webp"])
+def test_what_packs_best_is_no_damage(tmp_path: Path, suffix: str, options: dict[str, bool]) -> None:
+    image, options = pyvips.Image.black(8000, 3000), options if suffix == ".jpg" else {}
+    image.write_to_file(str(tmp_path / f"a{suffix}"), **options)
+    assert images.open_photo(tmp_path / f"a{suffix}").shape[:2] == (3000, 8000)
+    assert images.open_photo(tmp_path / f"a{suffix}").rows()(0, 3000).max() <= 1
 
 
 def test_any_size_keeps_its_size(tmp_path: Path, denoise: Command) -> None:

@@ -12,12 +12,16 @@ import pyvips
 from tbsn import formats
 from tbsn.errors import InputError
 from tbsn.formats import RAW_SUFFIXES
-from tbsn.metadata import Metadata, collect
+from tbsn.metadata import Metadata, collect, names
 
 SUFFIXES = tuple(suffix for known in formats.SUFFIXES.values() for suffix in known)
 MAX_PIXELS = 1 << 30
 DEPTHS = {"uchar": np.uint8, "ushort": np.uint16, "float": np.float32}
 MAX_CHANNELS = 8
+FETCHED = 1 << 24  # bytes at a time
+# A block of 64 pixels takes at least a bit, and one channel has the blocks for at least a quarter of the pixels.
+JPEG_PIXELS_A_BYTE = 8 * 64 * 4
+ARITHMETIC = {b"\xc9", b"\xca", b"\xcb"}  # JPEG whose blocks may take less
 CONVERT = "convert it to 8- or 16-bit grey or RGB"
 AGAIN = "copy it again from its source, or leave it out"
 
@@ -109,13 +113,17 @@ def open_photo(path: Path, channels: int = 3) -> Photo:
 def _rows(path: Path, channels: int, options: dict[str, int]) -> Rows:
     image = load(path, **options)
     region = pyvips.Region.new(image)
+    dtype = np.dtype(DEPTHS[str(image.format)])
+    # Little by little: what a header claims takes no memory before it is there.
+    step = max(1, FETCHED // (image.width * image.bands * dtype.itemsize))
 
     def fetch(top: int, bottom: int) -> np.ndarray:
         try:
-            data = region.fetch(0, top, image.width, bottom - top)
+            parts = [region.fetch(0, y, image.width, min(step, bottom - y)) for y in range(top, bottom, step)]
         except pyvips.Error as error:
             raise InputError(path, reason(error), AGAIN) from error
-        return np.frombuffer(data, DEPTHS[str(image.format)]).reshape(-1, image.width, image.bands)[..., :channels]
+        data = parts[0] if len(parts) == 1 else b"".join(parts)
+        return np.frombuffer(data, dtype).reshape(-1, image.width, image.bands)[..., :channels]
 
     return fetch
 
@@ -201,6 +209,9 @@ def from_float(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
 def _check(path: Path, image: pyvips.Image) -> None:
     if image.width * image.height > MAX_PIXELS:
         raise InputError(path, f"claims {image.width}x{image.height} pixels", "cut it to under 2^30 pixels")
+    dense = image.width * image.height > JPEG_PIXELS_A_BYTE * path.stat().st_size
+    if dense and formats.of(path) == "JPEG" and not ARITHMETIC & names(path):
+        raise InputError(path, f"damaged (claims {image.width}x{image.height} pixels, and holds few)", AGAIN)
     if image.interpretation in ("cmyk", "lab", "labs", "xyz", "hsv", "lch") or image.bands > MAX_CHANNELS:
         raise InputError(path, f"is {image.interpretation} with {image.bands} channels", CONVERT)
     if image.format not in DEPTHS:

@@ -74,6 +74,12 @@ def collect(path: Path) -> Metadata:
     return Metadata(kind, [(name, part) for name, part in parts if name in CARRIED])
 
 
+def names(path: Path) -> set[bytes]:
+    """What the chunks of a PNG or WebP file are called, or the markers of a JPEG before its pixels."""
+    with path.open("rb") as file:
+        return {name for name, _, _ in _segments(file, formats.of(path))}
+
+
 def _check(path: Path, parts: list[tuple[bytes, bytes]]) -> None:
     """Raises `InputError` for damage in PNG chunks that libvips lets pass."""
     for name, part in parts:
