@@ -69,6 +69,23 @@ def test_stacks_are_denoised_page_by_page(tmp_path: Path, dtype: type) -> None:
             np.testing.assert_allclose(after.asarray(), stack / 2, atol=0.5)
 
 
+@pytest.mark.parametrize("kind", ["imagej", "shaped", "ome", "volume"])
+def test_planes_without_pages_are_not_lost(tmp_path: Path, kind: str) -> None:
+    path, stack = tmp_path / "a.tif", integers(16, 32, 48)
+    if kind == "volume":
+        tifffile.imwrite(path, stack, photometric="minisblack", volumetric=True, tile=(16, 16, 16))
+    elif kind == "ome":
+        sizes = 'SizeC="2" SizeT="1" SizeX="48" SizeY="32" SizeZ="8"'
+        tifffile.imwrite(path, stack[0], metadata=None, description=f'<OME><Pixels ID="a" {sizes} Type="uint8"/></OME>')
+        path.write_bytes(path.read_bytes() + stack[1:].tobytes())
+    else:
+        tifffile.imwrite(path, stack, imagej=kind == "imagej", photometric="minisblack", truncate=True)
+    with pytest.raises(InputError, match=r"a\.tif: holds several planes in one page; save it with a page for each"):
+        open_photo(path)
+    tifffile.imwrite(path, stack[0], metadata=None, description="ImageJ=1.11a\nimages=16\nslices=16\n")
+    assert open_photo(path).shape == (32, 48, 1)
+
+
 def test_pages_of_different_sizes_are_refused(tmp_path: Path) -> None:
     with tifffile.TiffWriter(tmp_path / "a.tif") as file:
         file.write(integers(20, 20))

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyvips
 
-from tbsn import formats
+from tbsn import formats, tiff
 from tbsn.errors import InputError
 from tbsn.formats import RAW_SUFFIXES
 from tbsn.metadata import Metadata, collect, names
@@ -96,6 +96,8 @@ def open_photo(path: Path, channels: int = 3) -> Photo:
         return _develop(path)
     if formats.of(path) == "NumPy":
         return _open_array(path)
+    if formats.of(path) == "TIFF":
+        tiff.check(path)
     image, suffix = load(path), formats.SUFFIXES[formats.of(path)][0]
     _check(path, image)
     pages = int(str(image.get("n-pages"))) if image.get_typeof("n-pages") else 1

@@ -18,7 +18,7 @@ ONLY_TIFF_TAGS |= {50838, 50839, 51123}
 # Bytes of a number, and of a value, which is two numbers in a rational.
 TYPES = {1: (1, 1), 2: (1, 1), 3: (2, 2), 4: (4, 4), 5: (4, 8), 6: (1, 1), 7: (1, 1), 8: (2, 2), 9: (4, 4), 10: (4, 8)}
 TYPES |= {11: (4, 4), 12: (8, 8), 13: (4, 4), 16: (8, 8), 17: (8, 8), 18: (8, 8)}
-DESCRIPTION = 270
+DESCRIPTION, BELOW = 270, 330
 LONG, ONLY_BIG = 4, (16, 17, 18)
 ROOM = 1 << 26
 
@@ -26,15 +26,28 @@ Directory = dict[int, Any]
 """Tag to its type and little-endian bytes, or to the directory that it points to."""
 
 
-def read(file: BinaryIO) -> list[Directory]:
-    """Of every page, the tags that describe the picture, not how its pixels are stored; damaged ones are left out."""
+def read(file: BinaryIO, wanted: set[int] = EXIF_TAGS | ONLY_TIFF_TAGS) -> list[Directory]:
+    """The tags of every page, those that describe the picture or others ``wanted``; damaged ones are left out."""
     layout = Layout(file)
     pages, seen, at = [], set(), layout.first
     while (offset := layout.number(file, at, layout.pointer)) and offset not in seen:
         seen.add(offset)
         raw, at = layout.entries(file, offset)
-        pages.append(_values(file, layout, raw, EXIF_TAGS | ONLY_TIFF_TAGS, POINTERS))
+        pages.append(_values(file, layout, raw, wanted, POINTERS))
     return pages
+
+
+def read_below(file: BinaryIO, page: Directory, wanted: set[int]) -> list[Directory]:
+    """The same of the pictures below a ``page``, whose tag `BELOW` was read."""
+    layout = Layout(file)
+    offsets = unpack(f"<{len(data) // 4}I", data) if len(data := page.get(BELOW, (LONG, b""))[1]) % 4 == 0 else ()
+    return [_values(file, layout, layout.entries(file, offset)[0], wanted, {}) for offset in offsets]
+
+
+def number(page: Directory, tag: int, default: int = 0) -> int:
+    """The first of the integers of a tag that was read."""
+    kind, data = page.get(tag, (LONG, b""))
+    return int.from_bytes(data[: TYPES[kind][0]], "little") if data else default
 
 
 def add(file: BinaryIO, pages: list[Directory]) -> None:

@@ -1,0 +1,52 @@
+"""What a TIFF file holds that libvips does not tell, or not by its name."""
+
+import os
+import re
+from math import prod
+from pathlib import Path
+
+from tbsn import tags
+from tbsn.errors import InputError
+
+REDUCED, WIDTH, HEIGHT, BITS, MEANING, SAMPLES, EXTRA, NUMBERS, DEPTH = 254, 256, 257, 258, 262, 277, 338, 339, 32997
+STORED = {REDUCED, WIDTH, HEIGHT, BITS, MEANING, tags.DESCRIPTION, SAMPLES, EXTRA, NUMBERS, DEPTH}
+ONLY_RAW = {33422, 50706, 50752}  # the pattern of a sensor, the version of DNG, slices of CR2
+MOSAIC, LINEAR = 32803, 34892
+FLOATS = 3
+PLANES = "save it with a page for each plane, or split it into single images"
+IMAGEJ = re.compile(rb"ImageJ=.*?\nimages=(\d{1,9})\n", re.DOTALL)
+SHAPED = re.compile(rb'\{"shape": \[([\d, ]{1,99})\]')
+OME = re.compile(rb"<Pixels\b[^>]*>")
+OME_SIZE = re.compile(rb'\bSize[XYZCT]="(\d{1,9})"')
+
+
+def is_raw(path: Path) -> bool:
+    """Whether a TIFF file is a RAW file, which may show a small picture first."""
+    wanted = {*ONLY_RAW, MEANING, tags.BELOW}
+    with path.open("rb") as file:
+        pages = tags.read(file, wanted)
+        pages += [below for page in pages for below in tags.read_below(file, page, wanted)]
+    return any(ONLY_RAW & page.keys() or tags.number(page, MEANING) in (MOSAIC, LINEAR) for page in pages)
+
+
+def check(path: Path) -> None:
+    """Raises `InputError` for a file some planes of which have no page of their own: they would be lost."""
+    with path.open("rb") as file:
+        pages = tags.read(file, STORED)
+    if not pages:
+        return
+    plane = prod(tags.number(pages[0], tag, 1) for tag in (WIDTH, HEIGHT, SAMPLES))
+    claimed = _claimed(pages[0].get(tags.DESCRIPTION, (0, b""))[1], plane)
+    # A single plane of a larger stack may still describe the whole of it: are there others?
+    others = len(pages) == 1 and 8 * os.path.getsize(path) >= 2 * plane * tags.number(pages[0], BITS, 1)
+    if tags.number(pages[0], DEPTH, 1) > 1 or (others and claimed > plane):
+        raise InputError(path, "holds several planes in one page", PLANES)
+
+
+def _claimed(description: bytes, plane: int) -> int:
+    """How many values ImageJ, tifffile or OME-XML say that there are, in planes of so many; 0 if none of them does."""
+    if found := IMAGEJ.match(description):
+        return int(found[1]) * plane
+    if found := SHAPED.match(description):
+        return prod(int(length) for length in re.findall(rb"\d+", found[1]))
+    return sum(prod(map(int, OME_SIZE.findall(pixels))) for pixels in OME.findall(description))
