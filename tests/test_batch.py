@@ -17,12 +17,13 @@ import tifffile
 
 import tbsn as package
 from conftest import EXAMPLES, save, tbsn
-from tbsn import batch, images
+from tbsn import batch, images, tiff
 from tbsn.denoiser import Denoiser
 from tbsn.errors import InputError, NoRoomError
 from tbsn.images import open_photo
 from tbsn.plan import Job, Output, plan
 from tbsn.tiles import Tiling
+from test_docs import negative
 
 RANDOM = np.random.default_rng(0)
 SAME = Denoiser(lambda image: image, 3, "identity", tiling=Tiling(96, 16, 8))
@@ -67,6 +68,20 @@ def test_stacks_are_denoised_page_by_page(tmp_path: Path, dtype: type) -> None:
             assert after.series[0].axes == "ZYX" and after.asarray().dtype == dtype
             assert after.is_ome == before.is_ome and after.imagej_metadata == before.imagej_metadata
             np.testing.assert_allclose(after.asarray(), stack / 2, atol=0.5)
+
+
+@pytest.mark.parametrize("name", ["a.dng", "a.tif", "a.nrw", "standard-input"])
+def test_raw_is_developed_whatever_it_is_called(tmp_path: Path, name: str) -> None:
+    negative(tmp_path / name)
+    photo = open_photo(tmp_path / name)
+    assert photo.shape == (160, 170, 3) and photo.dtype == np.uint16 and photo.suffix == ".tif"
+
+
+def test_raw_is_known_by_what_is_below_its_preview(tmp_path: Path) -> None:
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        file.write(integers(20, 30, 3), photometric="rgb", subifds=1)
+        file.write(integers(80, 120, dtype=np.uint16), photometric="CFA", metadata=None)
+    assert tiff.is_raw(tmp_path / "a.tif")
 
 
 @pytest.mark.parametrize("kind", ["imagej", "shaped", "ome", "volume"])

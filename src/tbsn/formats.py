@@ -13,7 +13,7 @@ SUFFIXES = {
     "WebP": (".webp",),
     "NumPy": (".npy",),
 }
-RAW_SUFFIXES = (".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".pef", ".raf", ".rw2")
+RAW_SUFFIXES = (".arw", ".cr2", ".cr3", ".dng", ".nef", ".nrw", ".orf", ".pef", ".raf", ".rw2")
 """The formats that are read, and how their files are named."""
 
 STARTS = (

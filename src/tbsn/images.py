@@ -82,7 +82,7 @@ def read(path: Path, channels: int = 3) -> Photo:
 
 
 def open_photo(path: Path, channels: int = 3) -> Photo:
-    """Open a PNG, JPEG, TIFF, WebP or NumPy file, known by its content, or a RAW file, known by its name.
+    """Open a PNG, JPEG, TIFF, WebP or NumPy file, known by its content, or a RAW file, known by its name or tags.
 
     Two or four channels are grey or RGB with alpha, unless just so many ``channels`` are expected, or the file says
     that it has no colour. Raises `InputError` for a missing, empty, damaged or non-image file, one of more than 8
@@ -94,11 +94,14 @@ def open_photo(path: Path, channels: int = 3) -> Photo:
         raise InputError(path, "the file is empty", "copy it again from its source")
     if path.suffix.lower() in RAW_SUFFIXES:
         return _develop(path)
-    if formats.of(path) == "NumPy":
+    kind = formats.of(path)
+    if kind == "NumPy":
         return _open_array(path)
-    if formats.of(path) == "TIFF":
+    if kind == "TIFF":
+        if tiff.is_raw(path):
+            return _develop(path)
         tiff.check(path)
-    image, suffix = load(path), formats.SUFFIXES[formats.of(path)][0]
+    image, suffix = load(path), formats.SUFFIXES[kind][0]
     _check(path, image)
     pages = int(str(image.get("n-pages"))) if image.get_typeof("n-pages") else 1
     if pages > 1:

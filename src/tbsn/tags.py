@@ -18,7 +18,7 @@ ONLY_TIFF_TAGS |= {50838, 50839, 51123}
 # Bytes of a number, and of a value, which is two numbers in a rational.
 TYPES = {1: (1, 1), 2: (1, 1), 3: (2, 2), 4: (4, 4), 5: (4, 8), 6: (1, 1), 7: (1, 1), 8: (2, 2), 9: (4, 4), 10: (4, 8)}
 TYPES |= {11: (4, 4), 12: (8, 8), 13: (4, 4), 16: (8, 8), 17: (8, 8), 18: (8, 8)}
-DESCRIPTION, BELOW = 270, 330
+DESCRIPTION, BELOW, MOST_BELOW = 270, 330, 64
 LONG, ONLY_BIG = 4, (16, 17, 18)
 ROOM = 1 << 26
 
@@ -38,10 +38,10 @@ def read(file: BinaryIO, wanted: set[int] = EXIF_TAGS | ONLY_TIFF_TAGS) -> list[
 
 
 def read_below(file: BinaryIO, page: Directory, wanted: set[int]) -> list[Directory]:
-    """The same of the pictures below a ``page``, whose tag `BELOW` was read."""
+    """The same of the pictures below a ``page``, whose tag `BELOW` was read; of the first of them."""
     layout = Layout(file)
-    offsets = unpack(f"<{len(data) // 4}I", data) if len(data := page.get(BELOW, (LONG, b""))[1]) % 4 == 0 else ()
-    return [_values(file, layout, layout.entries(file, offset)[0], wanted, {}) for offset in offsets]
+    offsets = np.frombuffer(page.get(BELOW, (LONG, b""))[1][: 4 * MOST_BELOW], "<u4")
+    return [_values(file, layout, layout.entries(file, int(offset))[0], wanted, {}) for offset in offsets]
 
 
 def number(page: Directory, tag: int, default: int = 0) -> int:

@@ -25,7 +25,7 @@ def is_raw(path: Path) -> bool:
     wanted = {*ONLY_RAW, MEANING, tags.BELOW}
     with path.open("rb") as file:
         pages = tags.read(file, wanted)
-        pages += [below for page in pages for below in tags.read_below(file, page, wanted)]
+        pages += [below for page in pages[:1] for below in tags.read_below(file, page, wanted)]
     return any(ONLY_RAW & page.keys() or tags.number(page, MEANING) in (MOSAIC, LINEAR) for page in pages)
 
 
