@@ -160,6 +160,34 @@ def test_what_is_no_photo_is_refused_by_its_content(
     assert outputs(tmp_path / "out") == ["small.png"]
 
 
+def test_what_cannot_be_used_is_called_by_its_name(tmp_path: Path, denoise: Command, identity: Path) -> None:
+    pixels = np.zeros((20, 30, 3), np.uint8)
+    Image.fromarray(pixels).convert("LAB").save(tmp_path / "lab.tif")
+    for kind in ("float64", "float16", "int16", "uint32"):
+        tifffile.imwrite(tmp_path / f"{kind}.tif", pixels.astype(kind), photometric="rgb")
+    with tifffile.TiffWriter(tmp_path / "sizes.tif") as file:
+        file.write(pixels, photometric="rgb")
+        file.write(pixels[1:], photometric="rgb")
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / "moving.png", save_all=True, append_images=frames[1:])
+    errors = denoise.refused(*sorted(tmp_path.glob("*.[tp]*")), "-o", tmp_path / "out", "--model", identity)
+    said = {Path(error["name"]).name: f"{error['reason']}; {error['remedy']}" for error in errors}
+    assert not any("damaged" in line or "copy" in line for line in said.values()), said
+    assert "LAB" in said["lab.tif"] and "animation" in said["moving.png"] and "sizes" in said["sizes.tif"]
+    assert all("float32" in said[f"{kind}.tif"] for kind in ("float64", "float16", "int16", "uint32"))
+
+
+def test_a_preview_on_a_page_of_its_own_is_left_out(tmp_path: Path) -> None:
+    pixels = np.arange(20 * 30 * 3, dtype=np.uint8).reshape(20, 30, 3)
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        file.write(pixels, photometric="rgb")
+        file.write(pixels[::2, ::2], photometric="rgb", subfiletype=1)
+    photo = images.read(tmp_path / "a.tif")
+    write(tmp_path / "b.tif", photo.pixels, photo)
+    with tifffile.TiffFile(tmp_path / "b.tif") as file:
+        assert len(file.pages) == 1 and np.array_equal(file.asarray(), pixels)
+
+
 def test_a_wrong_suffix_is_noted(tmp_path: Path, denoise: Command, small: Path, identity: Path) -> None:
     wrong = small.rename(tmp_path / "really.jpg")
     code, said = denoise(wrong, "-o", tmp_path / "out.png", "--model", identity)

@@ -15,6 +15,8 @@ SUFFIXES = {
 }
 RAW_SUFFIXES = (".arw", ".cr2", ".cr3", ".dng", ".nef", ".nrw", ".orf", ".pef", ".raf", ".rw2")
 """The formats that are read, and how their files are named."""
+CONVERT = "convert it to 8- or 16-bit grey or RGB"
+CONVERT_NUMBERS = "convert it to 8 or 16 bits or float32, or save it as .npy"
 
 STARTS = (
     (0, b"\x89PNG\r\n\x1a\n", "PNG"),

@@ -11,7 +11,7 @@ import pyvips
 
 from tbsn import formats, tiff
 from tbsn.errors import InputError
-from tbsn.formats import RAW_SUFFIXES
+from tbsn.formats import CONVERT, CONVERT_NUMBERS, RAW_SUFFIXES
 from tbsn.metadata import Metadata, collect, names
 
 SUFFIXES = tuple(suffix for known in formats.SUFFIXES.values() for suffix in known)
@@ -22,7 +22,7 @@ FETCHED = 1 << 24  # bytes at a time
 # A block of 64 pixels takes at least a bit, and one channel has the blocks for at least a quarter of the pixels.
 JPEG_PIXELS_A_BYTE = 8 * 64 * 4
 ARITHMETIC = {b"\xc9", b"\xca", b"\xcb"}  # JPEG whose blocks may take less
-CONVERT = "convert it to 8- or 16-bit grey or RGB"
+STILLS = "take single images out of it"
 AGAIN = "copy it again from its source, or leave it out"
 
 Rows = Callable[[int, int], np.ndarray]
@@ -97,16 +97,13 @@ def open_photo(path: Path, channels: int = 3) -> Photo:
     kind = formats.of(path)
     if kind == "NumPy":
         return _open_array(path)
-    if kind == "TIFF":
-        if tiff.is_raw(path):
-            return _develop(path)
-        tiff.check(path)
-    image, suffix = load(path), formats.SUFFIXES[kind][0]
+    if kind == "TIFF" and tiff.is_raw(path):
+        return _develop(path)
+    stored = tiff.read(path) if kind == "TIFF" else []
+    tiff.check(path, stored)
+    image, suffix, pages = load(path), formats.SUFFIXES[kind][0], 1
     _check(path, image)
-    pages = int(str(image.get("n-pages"))) if image.get_typeof("n-pages") else 1
-    if pages > 1:
-        if suffix != ".tif":
-            raise InputError(path, f"holds {pages} pages, an animation", "take single images out of it")
+    if len(stored) > 1:
         image = load(path, n=-1)
         pages = image.height // image.get_page_height()
     alpha = _has_alpha(image, channels)
@@ -214,13 +211,18 @@ def from_float(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
 def _check(path: Path, image: pyvips.Image) -> None:
     if image.width * image.height > MAX_PIXELS:
         raise InputError(path, f"claims {image.width}x{image.height} pixels", "cut it to under 2^30 pixels")
+    frames = image.get_n_pages()
+    if formats.of(path) == "WebP" and frames > 1:
+        raise InputError(path, f"holds {frames} pages, an animation", STILLS)
+    if formats.of(path) == "PNG" and b"acTL" in names(path):
+        raise InputError(path, "is an animation", STILLS)
     dense = image.width * image.height > JPEG_PIXELS_A_BYTE * path.stat().st_size
     if dense and formats.of(path) == "JPEG" and not ARITHMETIC & names(path):
         raise InputError(path, f"damaged (claims {image.width}x{image.height} pixels, and holds few)", AGAIN)
     if image.interpretation in ("cmyk", "lab", "labs", "xyz", "hsv", "lch") or image.bands > MAX_CHANNELS:
         raise InputError(path, f"is {image.interpretation} with {image.bands} channels", CONVERT)
     if image.format not in DEPTHS:
-        raise InputError(path, f"has pixels of type {image.format}", CONVERT)
+        raise InputError(path, f"has pixels of type {image.format}", CONVERT_NUMBERS)
 
 
 def reason(error: pyvips.Error) -> str:

@@ -7,12 +7,15 @@ from pathlib import Path
 
 from tbsn import tags
 from tbsn.errors import InputError
+from tbsn.formats import CONVERT, CONVERT_NUMBERS
 
 REDUCED, WIDTH, HEIGHT, BITS, MEANING, SAMPLES, EXTRA, NUMBERS, DEPTH = 254, 256, 257, 258, 262, 277, 338, 339, 32997
 STORED = {REDUCED, WIDTH, HEIGHT, BITS, MEANING, tags.DESCRIPTION, SAMPLES, EXTRA, NUMBERS, DEPTH}
 ONLY_RAW = {33422, 50706, 50752}  # the pattern of a sensor, the version of DNG, slices of CR2
 MOSAIC, LINEAR = 32803, 34892
 FLOATS = 3
+LAB = (8, 9, 10)
+ALIKE = (WIDTH, HEIGHT, BITS, SAMPLES, NUMBERS)
 PLANES = "save it with a page for each plane, or split it into single images"
 IMAGEJ = re.compile(rb"ImageJ=.*?\nimages=(\d{1,9})\n", re.DOTALL)
 SHAPED = re.compile(rb'\{"shape": \[([\d, ]{1,99})\]')
@@ -29,18 +32,28 @@ def is_raw(path: Path) -> bool:
     return any(ONLY_RAW & page.keys() or tags.number(page, MEANING) in (MOSAIC, LINEAR) for page in pages)
 
 
-def check(path: Path) -> None:
-    """Raises `InputError` for a file some planes of which have no page of their own: they would be lost."""
+def read(path: Path) -> list[tags.Directory]:
+    """Of every page, how it is stored; of the first alone if all others are smaller pictures of it."""
     with path.open("rb") as file:
         pages = tags.read(file, STORED)
-    if not pages:
-        return
-    plane = prod(tags.number(pages[0], tag, 1) for tag in (WIDTH, HEIGHT, SAMPLES))
-    claimed = _claimed(pages[0].get(tags.DESCRIPTION, (0, b""))[1], plane)
+    return pages[:1] if [tags.number(page, REDUCED) & 1 for page in pages] == [0] + [1] * (len(pages) - 1) else pages
+
+
+def check(path: Path, pages: list[tags.Directory]) -> None:
+    """Raises `InputError` for what libvips does not read right, or not refuse by its name."""
+    first = pages[0] if pages else {}
+    plane, bits = prod(tags.number(first, tag, 1) for tag in (WIDTH, HEIGHT, SAMPLES)), tags.number(first, BITS, 1)
     # A single plane of a larger stack may still describe the whole of it: are there others?
-    others = len(pages) == 1 and 8 * os.path.getsize(path) >= 2 * plane * tags.number(pages[0], BITS, 1)
-    if tags.number(pages[0], DEPTH, 1) > 1 or (others and claimed > plane):
+    others = len(pages) == 1 and 8 * os.path.getsize(path) >= 2 * plane * bits
+    claimed = _claimed(first.get(tags.DESCRIPTION, (0, b""))[1], plane)
+    if tags.number(first, DEPTH, 1) > 1 or (others and claimed > plane):
         raise InputError(path, "holds several planes in one page", PLANES)
+    if tags.number(first, MEANING) in LAB:
+        raise InputError(path, "is LAB", CONVERT)
+    if tags.number(first, NUMBERS) == FLOATS and bits != 32:
+        raise InputError(path, f"has pixels of type float{bits}", CONVERT_NUMBERS)
+    if len({tuple(tags.number(page, tag, 1) for tag in ALIKE) for page in pages}) > 1:
+        raise InputError(path, "holds pages of different sizes or types", "split it into single images")
 
 
 def _claimed(description: bytes, plane: int) -> int:
