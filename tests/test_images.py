@@ -3,6 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import pyvips
+import tifffile
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -117,3 +118,25 @@ def test_as_many_channels_as_are_expected_are_no_alpha(tmp_path: Path, channels:
     assert again.pixels.dtype == dtype and np.array_equal(again.pixels, pixels)
     with pytest.raises(InputError, match="channels"):
         images.read(save(tmp_path / "nine.tif", np.zeros((4, 4, 9), np.uint8)))
+
+
+@pytest.mark.parametrize(("channels", "meaning"), [(2, 0), (2, 1), (2, 2), (4, 0), (4, 2)])
+def test_alpha_is_what_the_file_says_is_alpha(tmp_path: Path, channels: int, meaning: int) -> None:
+    pixels = RANDOM.integers(0, 200, (5, 7, channels), dtype=np.uint8)
+    colours = "minisblack" if channels == 2 else "rgb"
+    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric=colours, planarconfig="contig", extrasamples=[meaning])
+    photo = images.read(tmp_path / "a.tif")
+    assert photo.alpha == (meaning > 0) and photo.shape[2] == channels - photo.alpha
+    encoding.write(tmp_path / "b.tif", photo.pixels, photo)
+    with tifffile.TiffFile(tmp_path / "b.tif") as file:
+        # Colours that were multiplied by alpha are so no more.
+        assert np.array_equal(file.asarray()[..., -1], pixels[..., -1])
+        assert np.array_equal(file.asarray(), pixels) == (meaning != 1)
+        assert file.pages[0].extrasamples == (meaning if meaning != 1 else 2,)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".npy"])
+def test_alpha_is_not_lost(tmp_path: Path, suffix: str) -> None:
+    photo = images.read(save(tmp_path / "a.png", np.zeros((5, 7, 4), np.uint8)))
+    with pytest.raises(InputError, match="cannot hold alpha"):
+        encoding.write(tmp_path / f"b{suffix}", photo.pixels, photo)

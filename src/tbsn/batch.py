@@ -90,7 +90,7 @@ def denoise_file(
         raise InputError(
             source, f"has {channels} channels, the model {denoise.channels}", "train a model on such images"
         )
-    check_holds(target, photo.dtype, channels + photo.alpha, photo.pages)
+    check_holds(target, photo.dtype, channels, photo.pages, photo.alpha)
     scale = scale_of(photo.dtype, height * width * channels * photo.pages, _strips(photo))
     strength = denoise.strength
     if strength is None:

@@ -16,6 +16,7 @@ from tbsn.rows import as_image
 
 MAX_RESOLUTION = 1e6
 LOSSY = (".jpg", ".jpeg", ".webp")
+NO_ALPHA = (".jpg", ".jpeg", ".npy")
 TIFF = (".tif", ".tiff")
 KEPT = {
     "icc-profile-data": pyvips.GValue.blob_type,
@@ -61,7 +62,7 @@ def write_rows(
     """
     suffix = path.suffix.lower()
     pages = like.pages if like else 1
-    check_holds(path, np.dtype(dtype), shape[2] + (like.alpha if like else 0), pages)
+    check_holds(path, np.dtype(dtype), shape[2], pages, like is not None and like.alpha)
     with atomic(path) as partial:
         try:
             if suffix == ".npy":
@@ -83,11 +84,13 @@ def write_rows(
             raise _failed(path, error.strerror or str(error)) from error
 
 
-def check_holds(path: Path, dtype: np.dtype, bands: int, pages: int = 1) -> None:
+def check_holds(path: Path, dtype: np.dtype, channels: int, pages: int = 1, alpha: bool = False) -> None:
     """Raises `InputError` if the format that the suffix of ``path`` names cannot hold such an image."""
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         raise InputError(path, "unknown image format", f"use one of {' '.join(SUFFIXES)}")
+    if alpha and suffix in NO_ALPHA:
+        raise InputError(path, f"{suffix} cannot hold alpha", "write .png, .tif or .webp")
     if suffix == ".npy":
         return
     held = {".png": "u1 u2", ".tif": "u1 u2 f4", ".tiff": "u1 u2 f4"}.get(suffix, "u1")
@@ -95,8 +98,8 @@ def check_holds(path: Path, dtype: np.dtype, bands: int, pages: int = 1) -> None
         raise InputError(path, f"{suffix} cannot hold {dtype} pixels", "write .npy, or .tif for 16 bits and float32")
     if pages > 1 and suffix not in TIFF:
         raise InputError(path, f"{suffix} cannot hold {pages} pages", "write .tif")
-    if bands > 4 and suffix not in TIFF:
-        raise InputError(path, f"{suffix} cannot hold {bands} channels", "write .tif")
+    if channels > 4 and suffix not in TIFF:
+        raise InputError(path, f"{suffix} cannot hold {channels} channels", "write .tif")
 
 
 def _write_array(file: IO[bytes], rows: Iterable[np.ndarray], shape: tuple[int, ...], dtype: np.dtype) -> None:

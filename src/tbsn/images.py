@@ -106,7 +106,7 @@ def open_photo(path: Path, channels: int = 3) -> Photo:
     if len(stored) > 1:
         image = load(path, n=-1)
         pages = image.height // image.get_page_height()
-    alpha = _has_alpha(image, channels)
+    alpha = _has_alpha(image, channels) and (kind != "TIFF" or tiff.has_alpha(stored))
     shape = image.height // pages, image.width, image.bands - alpha
     rows = partial(_rows, path, shape[2], {"n": -1} if pages > 1 else {})
     return Photo(path, shape, np.dtype(DEPTHS[str(image.format)]), rows, pages, alpha, image, suffix, collect(path))

@@ -66,7 +66,11 @@ def collect(path: Path) -> Metadata:
     kind = formats.of(path)
     with path.open("rb") as file:
         if kind == "TIFF":
-            return Metadata(kind, pages=tags.read(file))
+            pages = tags.read(file)
+            for page in pages:
+                if tags.number(page, tags.EXTRA) == 1:  # colours multiplied by alpha: libvips divides them by it
+                    del page[tags.EXTRA]
+            return Metadata(kind, pages=pages)
         checked = (*CARRIED, b"IEND")
         parts = [(name, _bytes(file, start, stop)) for name, start, stop in _segments(file, kind) if name in checked]
     if kind == "PNG":

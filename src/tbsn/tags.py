@@ -12,13 +12,13 @@ Pointers = dict[int, Any]
 POINTERS: Pointers = {EXIF: {INTEROPERABILITY: {}}, GPS: {}}
 # Document, description, camera, orientation, resolution, page, program, time, people, rights, what Windows adds.
 EXIF_TAGS = {269, 270, 271, 272, 274, 282, 283, 285, 296, 305, 306, 315, 316, 33432, *range(40091, 40096), EXIF, GPS}
-# XMP, IPTC, Photoshop, ICC; GeoTIFF and GDAL; ImageJ and Micro-Manager.
-ONLY_TIFF_TAGS = {700, 33723, 34377, 34675} | {33550, 33922, 34264, *range(34735, 34738), 42112, 42113}
+# What channels beyond the colours mean; XMP, IPTC, Photoshop, ICC; GeoTIFF and GDAL; ImageJ and Micro-Manager.
+ONLY_TIFF_TAGS = {338, 700, 33723, 34377, 34675} | {33550, 33922, 34264, *range(34735, 34738), 42112, 42113}
 ONLY_TIFF_TAGS |= {50838, 50839, 51123}
 # Bytes of a number, and of a value, which is two numbers in a rational.
 TYPES = {1: (1, 1), 2: (1, 1), 3: (2, 2), 4: (4, 4), 5: (4, 8), 6: (1, 1), 7: (1, 1), 8: (2, 2), 9: (4, 4), 10: (4, 8)}
 TYPES |= {11: (4, 4), 12: (8, 8), 13: (4, 4), 16: (8, 8), 17: (8, 8), 18: (8, 8)}
-DESCRIPTION, BELOW, MOST_BELOW = 270, 330, 64
+DESCRIPTION, BELOW, MOST_BELOW, EXTRA = 270, 330, 64, 338
 LONG, ONLY_BIG = 4, (16, 17, 18)
 ROOM = 1 << 26
 

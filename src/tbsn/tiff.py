@@ -9,12 +9,13 @@ from tbsn import tags
 from tbsn.errors import InputError
 from tbsn.formats import CONVERT, CONVERT_NUMBERS
 
-REDUCED, WIDTH, HEIGHT, BITS, MEANING, SAMPLES, EXTRA, NUMBERS, DEPTH = 254, 256, 257, 258, 262, 277, 338, 339, 32997
-STORED = {REDUCED, WIDTH, HEIGHT, BITS, MEANING, tags.DESCRIPTION, SAMPLES, EXTRA, NUMBERS, DEPTH}
+REDUCED, WIDTH, HEIGHT, BITS, MEANING, SAMPLES, NUMBERS, DEPTH = 254, 256, 257, 258, 262, 277, 339, 32997
+STORED = {REDUCED, WIDTH, HEIGHT, BITS, MEANING, tags.DESCRIPTION, SAMPLES, tags.EXTRA, NUMBERS, DEPTH}
 ONLY_RAW = {33422, 50706, 50752}  # the pattern of a sensor, the version of DNG, slices of CR2
 MOSAIC, LINEAR = 32803, 34892
 FLOATS = 3
 LAB = (8, 9, 10)
+ALPHA = (1, 2)
 ALIKE = (WIDTH, HEIGHT, BITS, SAMPLES, NUMBERS)
 PLANES = "save it with a page for each plane, or split it into single images"
 IMAGEJ = re.compile(rb"ImageJ=.*?\nimages=(\d{1,9})\n", re.DOTALL)
@@ -54,6 +55,11 @@ def check(path: Path, pages: list[tags.Directory]) -> None:
         raise InputError(path, f"has pixels of type float{bits}", CONVERT_NUMBERS)
     if len({tuple(tags.number(page, tag, 1) for tag in ALIKE) for page in pages}) > 1:
         raise InputError(path, "holds pages of different sizes or types", "split it into single images")
+
+
+def has_alpha(pages: list[tags.Directory]) -> bool:
+    """Whether the first channel beyond the colours is said to be alpha."""
+    return any(tags.number(page, tags.EXTRA) in ALPHA for page in pages[:1])
 
 
 def _claimed(description: bytes, plane: int) -> int:
