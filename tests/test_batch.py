@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -169,6 +170,28 @@ def test_shards_are_a_partition(folder: Path, tmp_path: Path) -> None:
     assert done.returncode == 0 and (tmp_path / "out" / "run-2-of-2.jsonl").exists()
     assert len(done.stdout.splitlines()) == len(shards[1])
     assert tbsn("denoise", folder, "-o", tmp_path / "out", "--shard", "3/2").returncode == 2
+
+
+def test_what_cannot_be_read_is_named(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "link.png").symlink_to(tmp_path / "absent")
+    (tmp_path / "empty").mkdir()
+    done = tbsn("denoise", folder, tmp_path / "empty", "-o", tmp_path / "out")
+    assert done.returncode == 3 and "3 done, 2 failed" in done.stderr
+    assert f"{folder / 'link.png'}: no such file" in done.stderr and f"{tmp_path / 'empty'}: no images" in done.stderr
+    scan = os.scandir
+
+    def locked(path: str | Path) -> object:
+        if str(path).endswith("more"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", locked)
+    jobs = plan([folder], Output(tmp_path / "other"))
+    refused = [job for job in jobs if job.refused]
+    assert [str(job.source) for job in refused] == [str(folder / "more")] and "Permission" in str(refused[0].refused)
+    assert len(jobs) == 4
+    with pytest.raises(InputError, match="cannot be read"):
+        list(images.find([folder]))
 
 
 def test_a_dry_run_writes_nothing_and_loads_no_model(folder: Path, tmp_path: Path) -> None:

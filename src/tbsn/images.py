@@ -58,15 +58,30 @@ class Photo:
         return pixels
 
 
-def find(inputs: Iterable[Path], recursive: bool = True) -> Iterator[Path]:
-    """Image files among the inputs, and those in folders among them, hidden files left out."""
+def raised(error: InputError) -> None:
+    """Raise it."""
+    raise error
+
+
+def find(
+    inputs: Iterable[Path], recursive: bool = True, failed: Callable[[InputError], None] = raised
+) -> Iterator[Path]:
+    """Image files and links that lead nowhere, among the inputs and in folders among them, hidden ones left out.
+
+    ``failed`` is told of folders that cannot be read.
+    """
+
+    def unreadable(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):  # it is gone since
+            failed(InputError(error.filename, f"cannot be read ({error.strerror})", "check its permissions"))
+
     for entry in inputs:
         if os.path.isdir(entry):
-            for folder, subfolders, names in os.walk(entry):
+            for folder, subfolders, names in os.walk(entry, onerror=unreadable):
                 subfolders[:] = sorted(subfolders) if recursive else []
                 for path in map(Path(folder).joinpath, sorted(names)):
                     known = path.suffix.lower() in SUFFIXES + RAW_SUFFIXES
-                    if known and not path.name.startswith(".") and path.is_file():
+                    if known and not path.name.startswith(".") and (path.is_file() or not os.path.exists(path)):
                         yield path
         else:
             yield entry

@@ -49,16 +49,20 @@ def plan(inputs: list[Path], output: Output, recursive: bool = True, share: tupl
 
     Raises `InputError` if there is no input, or several for one output file.
     """
-    sources = [
-        (path, root if os.path.isdir(root) else root.parent) for root in inputs for path in find([root], recursive)
-    ]
-    sources = [source for source in sources if not _is_result(*source, inputs, output)]
+    sources, failures = list[tuple[Path, Path]](), list[InputError]()
+    for given in inputs:
+        root, before = given if os.path.isdir(given) else given.parent, len(failures)
+        found = [(path, root) for path in find([given], recursive, failures.append)]
+        sources += (kept := [source for source in found if not _is_result(*source, inputs, output)])
+        if not kept and len(failures) == before and given != output.path:
+            failures.append(_no_images(given))
     if not sources:
-        raise InputError(inputs[0], "no images in this folder", f"name files or folders with {' '.join(SUFFIXES)}")
+        raise failures[0] if failures else _no_images(inputs[0])
     if output.is_file and len(sources) > 1:
         raise InputError(output.path, f"is one file for {len(sources)} inputs", "name a folder with -o")
     pairs = [(path, _target(path, root, output)) for path, root in sources]
-    return decide(pairs, output, os.path.lexists, _same, share)
+    jobs = decide(pairs, output, os.path.lexists, _same, share)
+    return [*(Job(place := error.args[0], place, error) for error in failures[share[0] - 1 :: share[1]]), *jobs]
 
 
 def decide(
@@ -88,6 +92,10 @@ def check_writable(output: Output) -> None:
             pass
     except OSError as error:
         raise InputError(folder, f"cannot write here ({error.strerror})", "choose a writable folder with -o") from error
+
+
+def _no_images(folder: Path) -> InputError:
+    return InputError(folder, "no images in this folder", f"name files or folders with {' '.join(SUFFIXES)}")
 
 
 def _is_result(path: Path, root: Path, inputs: list[Path], output: Output) -> bool:
