@@ -10,6 +10,8 @@ import tifffile
 
 from conftest import EXAMPLES, tbsn
 from tbsn import images
+from tbsn.batch import denoise_file
+from tbsn.denoiser import Denoiser
 from tbsn.scale import Scale, bits_used, full_depth, scale_of
 from tbsn.training.photos import with_channels
 
@@ -53,3 +55,26 @@ def test_twelve_bits_in_a_file_of_sixteen_are_what_eight_are(tmp_path: Path) -> 
 def test_wide_integers_train_as_they_are_denoised(dtype: type) -> None:
     photo = images.read(EXAMPLES / "01_14.png").pixels[:64, :64]
     assert np.allclose(with_channels("wide", photo.astype(dtype), 3) / 65535, photo / 255, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("dtype", [np.int64, np.uint64])
+def test_integers_of_64_bits_stay_exact_and_within_their_limits(dtype: type) -> None:
+    limits = np.iinfo(dtype)
+    image = np.array([limits.min, limits.min + 1, 2**53 + 1, limits.max - 1, limits.max], dtype).reshape(1, 5, 1)
+    scale, change = Scale(0, float(limits.max)), np.zeros(image.shape, np.float32)
+    assert np.array_equal(scale.changed(image, change), image)
+    assert (scale.changed(image, change + 2) > limits.max // 2).all()
+    assert (scale.changed(image, change - 2)[0, 2:] <= 0).all()
+
+
+@pytest.mark.parametrize("dtype", [">u2", ">f4", ">i8", "<u2"])
+def test_the_order_of_bytes_stays(tmp_path: Path, dtype: str) -> None:
+    image = np.random.default_rng(0).integers(0, 9999, (40, 50)).astype(dtype)
+    same = Denoiser(lambda image: image, 3, "identity")
+    assert same(image).dtype == dtype and np.array_equal(same(image), image)
+    np.save(tmp_path / "a.npy", image)
+    for suffix in (".npy",) if dtype == ">i8" else (".npy", ".tif"):
+        denoise_file(same, tmp_path / "a.npy", tmp_path / f"b{suffix}")
+        assert np.array_equal(images.read(tmp_path / f"b{suffix}").pixels[..., 0], image)
+    assert np.load(tmp_path / "b.npy").dtype == dtype

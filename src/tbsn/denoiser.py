@@ -59,7 +59,7 @@ class Denoiser:
         size, scale = pixels.shape[:2], scale_of(pixels.dtype, pixels.size, [pixels])
         strength = self.strength_for(pixels[middle(size)], scale)
         parts = self.stream(lambda top, bottom: pixels[top:bottom], size, scale, strength)
-        return np.concatenate(list(parts)).reshape(image.shape)
+        return np.concatenate(list(parts), dtype=image.dtype).reshape(image.shape)
 
     def map(self, images: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         """Denoise images of a list or a generator one after another, each when it is asked for."""

@@ -45,7 +45,7 @@ def _png(rows: Iterable[np.ndarray], width: int, height: int) -> Iterator[bytes]
     yield b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
     stored = zlib.compressobj(0)
     for part in rows:
-        lines = np.ascontiguousarray(part).view(np.uint8).reshape(len(part), width)
+        lines = np.ascontiguousarray(part, part.dtype.newbyteorder("=")).view(np.uint8).reshape(len(part), width)
         yield _chunk(b"IDAT", stored.compress(np.pad(lines, ((0, 0), (1, 0))).data))
     yield _chunk(b"IDAT", stored.flush()) + _chunk(b"IEND", b"")
 

@@ -25,14 +25,21 @@ class Scale:
         return np.clip(values, 0, 1)
 
     def changed(self, pixels: np.ndarray, change: np.ndarray) -> np.ndarray:
-        """Pixels plus a ``change`` in units of [0, 1], in their own dtype: integers rounded half up and clipped."""
+        """Pixels plus a ``change`` in units of [0, 1], in their own dtype: integers rounded half up and clipped.
+
+        Of 64 bits float64 holds 53: what does not change stays exact, all else is as near as that.
+        """
         exact = np.float32 if pixels.dtype.itemsize <= 2 else np.float64
         values = pixels + exact(self.high - self.low) * change
         if pixels.dtype.kind == "f":
             return values.astype(pixels.dtype)
         limits = np.iinfo(pixels.dtype)
+        top = limits.max if int(exact(limits.max)) <= limits.max else np.nextafter(exact(limits.max), exact(0))
         values += exact(0.5)
-        return np.clip(np.floor(values, out=values), limits.min, limits.max, out=values).astype(pixels.dtype)
+        changed = np.clip(np.floor(values, out=values), limits.min, top, out=values).astype(pixels.dtype)
+        if pixels.dtype.itemsize > 4:
+            np.copyto(changed, pixels, where=change == 0)
+        return changed
 
 
 def bits_used(dtype: np.dtype, parts: Iterable[np.ndarray]) -> int:
