@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import pyvips
 import tifffile
 from PIL import Image, ImageCms
 
-from tbsn import images, metadata
-from tbsn.encoding import write
+from tbsn import images, metadata, tags
+from tbsn.encoding import Encoding, write, write_rows
 
 PIXELS = (np.arange(16 * 24 * 3).reshape(16, 24, 3) // 5).astype(np.uint8)
 XMP = b"<x:xmpmeta xmlns:x='adobe:ns:meta/'><a>" + "ü".encode() + b"</a></x:xmpmeta>"
@@ -292,3 +293,44 @@ def test_exif_goes_over_to_other_formats(tmp_path: Path, order: str) -> None:
         assert found.getexif()[0x10F] == "NIKON" and found.getexif()[0x112] == 6
         assert found.getexif().get_ifd(0x8769)[0x927C] == MAKER_NOTE
         assert found.getexif().get_ifd(0x8825) == place
+
+
+@pytest.mark.parametrize("private", [True, False])
+@pytest.mark.parametrize("given", [(), (282, 283, 296)])
+def test_a_tiff_has_a_resolution_only_if_it_had_one(tmp_path: Path, private: bool, given: tuple[int, ...]) -> None:
+    tifffile.imwrite(tmp_path / "in.tif", PIXELS, photometric="rgb", metadata=None, resolution=(7, 7))
+    with (tmp_path / "in.tif").open("r+b") as file:
+        tags.add(file, [{}], resolution=bool(given))
+    with tifffile.TiffFile(tmp_path / "in.tif") as file:
+        before = {tag: file.pages[0].tags[tag].value for tag in (282, 283, 296) if tag in file.pages[0].tags}
+        assert tuple(before) == given
+    photo = images.read(tmp_path / "in.tif")
+    write_rows(tmp_path / "out.tif", [PIXELS], PIXELS.shape, PIXELS.dtype, photo, Encoding(private=private))
+    with tifffile.TiffFile(tmp_path / "out.tif") as file:
+        after = {tag: file.pages[0].tags[tag].value for tag in (282, 283, 296) if tag in file.pages[0].tags}
+    assert after == before
+
+
+def test_an_array_has_no_resolution(tmp_path: Path) -> None:
+    np.save(tmp_path / "in.npy", PIXELS)
+    with tifffile.TiffFile(through(tmp_path / "in.npy", tmp_path / "out.tif")) as file:
+        assert not {282, 283, 296} & {tag.code for tag in file.pages[0].tags}
+
+
+@pytest.mark.parametrize("packing", ["lzw", "deflate", "packbits"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_a_tiff_stays_packed(tmp_path: Path, packing: str, dtype: type) -> None:
+    pixels = PIXELS.astype(dtype)
+    pyvips.Image.new_from_array(pixels).write_to_file(str(tmp_path / "in.tif"), compression=packing)
+    through(tmp_path / "in.tif", tmp_path / "out.tif")
+    with tifffile.TiffFile(tmp_path / "in.tif") as before, tifffile.TiffFile(tmp_path / "out.tif") as after:
+        assert after.pages[0].compression == before.pages[0].compression != 1
+    assert np.array_equal(images.read(tmp_path / "out.tif").pixels, pixels[::-1])
+
+
+def test_a_webp_without_loss_stays_so(tmp_path: Path) -> None:
+    pixels = np.dstack([PIXELS, PIXELS[..., 0]])
+    Image.fromarray(pixels).save(tmp_path / "in.webp", lossless=True, exact=True)
+    photo = images.read(tmp_path / "in.webp")
+    write(tmp_path / "out.webp", photo.pixels, photo)
+    assert np.array_equal(np.asarray(opened(tmp_path / "out.webp")), pixels)

@@ -15,6 +15,7 @@ from tbsn.images import SUFFIXES, Photo, load, reason
 from tbsn.rows import as_image
 
 MAX_RESOLUTION = 1e6
+LOSSLESS = "lossless"
 LOSSY = (".jpg", ".jpeg", ".webp")
 NO_ALPHA = (".jpg", ".jpeg", ".npy")
 TIFF = (".tif", ".tiff")
@@ -72,11 +73,10 @@ def write_rows(
                 return
             with as_image(rows, (shape[0] * pages, *shape[1:]), np.dtype(dtype)) as image:
                 image = _with_metadata(image, like, shape[0], encoding) if like else image
-                options: dict[str, Any] = {"Q": encoding.quality} if suffix in LOSSY else {}
                 with partial.open("r+b") as file:
                     target = pyvips.Target.new_to_descriptor(file.fileno())
-                    image.write_to_target(target, suffix, **options)
-                if like and like.kept.kind:
+                    image.write_to_target(target, suffix, **_packed(suffix, like, encoding.quality))
+                if like:
                     metadata.put(partial, like.kept, encoding.private)
         except pyvips.Error as error:
             raise _failed(path, reason(error)) from error
@@ -100,6 +100,15 @@ def check_holds(path: Path, dtype: np.dtype, channels: int, pages: int = 1, alph
         raise InputError(path, f"{suffix} cannot hold {pages} pages", "write .tif")
     if channels > 4 and suffix not in TIFF:
         raise InputError(path, f"{suffix} cannot hold {channels} channels", "write .tif")
+
+
+def _packed(suffix: str, like: Photo | None, quality: int) -> dict[str, Any]:
+    """What to tell libvips: without loss if ``like`` is so, and packed as it is."""
+    packing = like.packing if like else ""
+    if suffix in TIFF:
+        return {"compression": packing} if packing and packing != LOSSLESS else {}
+    options: dict[str, Any] = {"Q": quality} if suffix in LOSSY else {}
+    return options | ({"lossless": True, "exact": True} if suffix == ".webp" and packing == LOSSLESS else {})
 
 
 def _write_array(file: IO[bytes], rows: Iterable[np.ndarray], shape: tuple[int, ...], dtype: np.dtype) -> None:

@@ -35,7 +35,8 @@ class Photo:
     ``shape`` (h, w, c) is that of one of its ``pages``, without ``alpha``; ``dtype`` any integer or float one. ``rows``
     begins to decode: it gives a function from top and bottom to rows (bottom - top, w, c), to be asked for them in
     order, the pages one after another. The output inherits from ``header``, if there is one, and what is ``kept``.
-    ``suffix`` is that of the format. ``flat`` says that a single channel is no axis of its own, in an array.
+    ``suffix`` is that of the format. ``flat`` says that a single channel is no axis of its own, in an array;
+    ``packing``, how libvips packs it in the same way, if that is without loss.
     """
 
     path: Path
@@ -48,6 +49,7 @@ class Photo:
     suffix: str = ".tif"
     kept: Metadata = Metadata()
     flat: bool = True
+    packing: str = ""
 
     @property
     def pixels(self) -> np.ndarray:
@@ -124,7 +126,9 @@ def open_photo(path: Path, channels: int = 3) -> Photo:
     alpha = _has_alpha(image, channels) and (kind != "TIFF" or tiff.has_alpha(stored))
     shape = image.height // pages, image.width, image.bands - alpha
     rows = partial(_rows, path, shape[2], {"n": -1} if pages > 1 else {})
-    return Photo(path, shape, np.dtype(DEPTHS[str(image.format)]), rows, pages, alpha, image, suffix, collect(path))
+    packing = "lossless" if kind == "WebP" and b"VP8L" in names(path) else tiff.packing(stored)
+    dtype = np.dtype(DEPTHS[str(image.format)])
+    return Photo(path, shape, dtype, rows, pages, alpha, image, suffix, collect(path), packing=packing)
 
 
 def _rows(path: Path, channels: int, options: dict[str, int]) -> Rows:

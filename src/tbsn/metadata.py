@@ -32,7 +32,9 @@ CARRIED = (
     b"\xfe",
 )
 LONGEST_NAME = max(map(len, CARRIED))
+JFIF, JFIF_UNIT = b"\xe0JFIF\0", slice(11, 12)
 FIRST, LAST = (b"IHDR", b"\xe0JFIF\0", b"VP8X"), (b"EXIF", b"XMP ")
+PICTURE = tags.RESOLUTION | {tags.EXTRA}
 WEBP_FLAGS = {b"ICCP": 0x20, b"EXIF": 0x08, b"XMP ": 0x04}
 FILL, START_OF_SCAN = 0xFF, 0xDA
 BLOCK = 1 << 20
@@ -59,6 +61,18 @@ class Metadata:
                 inner = {"PNG": part[8:-4], "JPEG": part[4:], "WebP": part[8 : 8 + unpack("<I", part[4:8])[0]]}
                 return inner[self.kind].removeprefix(b"Exif\0\0")
         return b""
+
+    @property
+    def directories(self) -> list[tags.Directory]:
+        """The tags of all pages, as TIFF has them; those of its EXIF for another format."""
+        return self.pages or tags.read(BytesIO(self.exif))[:1]
+
+    @property
+    def has_resolution(self) -> bool:
+        """Whether the file says how large a pixel is."""
+        parts = dict(self.parts)
+        inside = tags.RESOLUTION & {tag for page in self.directories[:1] for tag in page}
+        return b"pHYs" in parts or parts.get(JFIF, b"")[JFIF_UNIT] not in (b"", b"\0") or bool(inside)
 
 
 def collect(path: Path) -> Metadata:
@@ -96,17 +110,18 @@ def _check(path: Path, parts: list[tuple[bytes, bytes]]) -> None:
 def put(path: Path, metadata: Metadata, private: bool = True) -> None:
     """Put metadata into a file that libvips has written, in place of its own; into one of another format EXIF alone.
 
-    Without what is ``private``, only what a PNG, JPEG or WebP file says of colours and resolution: the rest of that
-    libvips writes. A JPEG that was no JPEG before has no room for EXIF of more than 64 kB: it is left out.
+    Without what is ``private``, only what the file says of colours and resolution: the rest of that libvips writes. A
+    JPEG that was no JPEG before has no room for EXIF of more than 64 kB: it is left out.
     """
     kind = formats.of(path)
-    if kind == "TIFF" and private:
+    if kind == "TIFF":
+        kept = [page if private else {tag: page[tag] for tag in PICTURE & page.keys()} for page in metadata.directories]
         with path.open("r+b") as file:
-            tags.add(file, metadata.pages or tags.read(BytesIO(metadata.exif))[:1])
+            tags.add(file, kept or [{}], metadata.has_resolution)
     elif kind == metadata.kind in EXIF:
         names = CARRIED if private else COLOUR
         _rewrite(path, kind, names, [part for part in metadata.parts if part[0] in names])
-    elif kind in EXIF and private:
+    elif kind in EXIF and metadata.kind and private:
         _rewrite(path, kind, tuple(EXIF.values()), _exif_part(kind, metadata.exif))
 
 

@@ -20,6 +20,7 @@ TYPES = {1: (1, 1), 2: (1, 1), 3: (2, 2), 4: (4, 4), 5: (4, 8), 6: (1, 1), 7: (1
 TYPES |= {11: (4, 4), 12: (8, 8), 13: (4, 4), 16: (8, 8), 17: (8, 8), 18: (8, 8)}
 DESCRIPTION, BELOW, MOST_BELOW, EXTRA = 270, 330, 64, 338
 LONG, ONLY_BIG = 4, (16, 17, 18)
+RESOLUTION = {282, 283, 296}
 ROOM = 1 << 26
 
 Directory = dict[int, Any]
@@ -50,8 +51,11 @@ def number(page: Directory, tag: int, default: int = 0) -> int:
     return int.from_bytes(data[: TYPES[kind][0]], "little") if data else default
 
 
-def add(file: BinaryIO, pages: list[Directory]) -> None:
-    """Give the pages of a TIFF file tags, in place of its own. What it had before stays in it, unused."""
+def add(file: BinaryIO, pages: list[Directory], resolution: bool = True) -> None:
+    """Give the pages of a TIFF file tags, in place of its own. What it had before stays in it, unused.
+
+    Without a ``resolution``, its own is taken away too.
+    """
     layout = Layout(file)
     at = layout.first
     if pages and pages[0].get(DESCRIPTION, (0, b""))[1].startswith(b"ImageJ="):
@@ -61,6 +65,7 @@ def add(file: BinaryIO, pages: list[Directory]) -> None:
         if not (offset := layout.number(file, at, layout.pointer)):
             return
         raw, following = layout.entries(file, offset)
+        raw = {tag: entry for tag, entry in raw.items() if resolution or tag not in RESOLUTION}
         moved = layout.write(file, page, raw, layout.number(file, following, layout.pointer))
         file.seek(at)
         file.write(pack(layout.pointer, moved))

@@ -9,13 +9,14 @@ from tbsn import tags
 from tbsn.errors import InputError
 from tbsn.formats import CONVERT, CONVERT_NUMBERS
 
-REDUCED, WIDTH, HEIGHT, BITS, MEANING, SAMPLES, NUMBERS, DEPTH = 254, 256, 257, 258, 262, 277, 339, 32997
-STORED = {REDUCED, WIDTH, HEIGHT, BITS, MEANING, tags.DESCRIPTION, SAMPLES, tags.EXTRA, NUMBERS, DEPTH}
+REDUCED, WIDTH, HEIGHT, BITS, PACKED, MEANING, SAMPLES, NUMBERS, DEPTH = 254, 256, 257, 258, 259, 262, 277, 339, 32997
+STORED = {REDUCED, WIDTH, HEIGHT, BITS, PACKED, MEANING, tags.DESCRIPTION, SAMPLES, tags.EXTRA, NUMBERS, DEPTH}
 ONLY_RAW = {33422, 50706, 50752}  # the pattern of a sensor, the version of DNG, slices of CR2
 MOSAIC, LINEAR = 32803, 34892
 FLOATS = 3
 LAB = (8, 9, 10)
 ALPHA = (1, 2)
+PACKINGS = {5: "lzw", 8: "deflate", 32946: "deflate", 32773: "packbits"}  # none of them loses anything
 ALIKE = (WIDTH, HEIGHT, BITS, SAMPLES, NUMBERS)
 PLANES = "save it with a page for each plane, or split it into single images"
 IMAGEJ = re.compile(rb"ImageJ=.*?\nimages=(\d{1,9})\n", re.DOTALL)
@@ -60,6 +61,11 @@ def check(path: Path, pages: list[tags.Directory]) -> None:
 def has_alpha(pages: list[tags.Directory]) -> bool:
     """Whether the first channel beyond the colours is said to be alpha."""
     return any(tags.number(page, tags.EXTRA) in ALPHA for page in pages[:1])
+
+
+def packing(pages: list[tags.Directory]) -> str:
+    """How the first page is packed, as libvips calls it; nothing if it is not, or with loss."""
+    return next((PACKINGS.get(tags.number(page, PACKED), "") for page in pages), "")
 
 
 def _claimed(description: bytes, plane: int) -> int:
