@@ -83,6 +83,8 @@ def test_raw_is_known_by_what_is_below_its_preview(tmp_path: Path) -> None:
         file.write(integers(20, 30, 3), photometric="rgb", subifds=1)
         file.write(integers(80, 120, dtype=np.uint16), photometric="CFA", metadata=None)
     assert tiff.is_raw(tmp_path / "a.tif")
+    tifffile.imwrite(tmp_path / "b.tif", integers(20, 30), extratags=[(330, "H", 3, (1, 2, 3), True)])
+    assert not tiff.is_raw(tmp_path / "b.tif")
 
 
 @pytest.mark.parametrize("kind", ["imagej", "shaped", "ome", "volume"])

@@ -41,7 +41,8 @@ def read(file: BinaryIO, wanted: set[int] = EXIF_TAGS | ONLY_TIFF_TAGS) -> list[
 def read_below(file: BinaryIO, page: Directory, wanted: set[int]) -> list[Directory]:
     """The same of the pictures below a ``page``, whose tag `BELOW` was read; of the first of them."""
     layout = Layout(file)
-    offsets = np.frombuffer(page.get(BELOW, (LONG, b""))[1][: 4 * MOST_BELOW], "<u4")
+    kind, data = page.get(BELOW, (LONG, b""))
+    offsets = np.frombuffer(data[: 4 * MOST_BELOW], "<u4") if TYPES[kind] == TYPES[LONG] else ()
     return [_values(file, layout, layout.entries(file, int(offset))[0], wanted, {}) for offset in offsets]
 
 
