@@ -140,3 +140,18 @@ def test_alpha_is_not_lost(tmp_path: Path, suffix: str) -> None:
     photo = images.read(save(tmp_path / "a.png", np.zeros((5, 7, 4), np.uint8)))
     with pytest.raises(InputError, match="cannot hold alpha"):
         encoding.write(tmp_path / f"b{suffix}", photo.pixels, photo)
+
+
+@pytest.mark.parametrize(
+    ("channels", "meaning", "right"), [(3, "rgb", True), (4, "minisblack", False), (5, "minisblack", False)]
+)
+def test_channels_one_after_another_are_read_right_or_refused(
+    channels: int, meaning: str, right: bool, tmp_path: Path
+) -> None:
+    planes = np.random.default_rng(0).integers(0, 256, (channels, 40, 50), np.uint8)
+    tifffile.imwrite(tmp_path / "a.tif", planes, photometric=meaning, planarconfig="separate")
+    if right:
+        assert np.array_equal(images.read(tmp_path / "a.tif", channels).pixels, planes.transpose(1, 2, 0))
+        return
+    with pytest.raises(InputError, match="side by side"):
+        images.open_photo(tmp_path / "a.tif", channels)

@@ -9,12 +9,14 @@ from tbsn import tags
 from tbsn.errors import InputError
 from tbsn.formats import CONVERT, CONVERT_NUMBERS
 
-REDUCED, WIDTH, HEIGHT, BITS, PACKED, MEANING, SAMPLES, NUMBERS, DEPTH = 254, 256, 257, 258, 259, 262, 277, 339, 32997
-STORED = {REDUCED, WIDTH, HEIGHT, BITS, PACKED, MEANING, tags.DESCRIPTION, SAMPLES, tags.EXTRA, NUMBERS, DEPTH}
+REDUCED, WIDTH, HEIGHT, BITS, PACKED, MEANING, SAMPLES = 254, 256, 257, 258, 259, 262, 277
+LAYOUT, NUMBERS, DEPTH = 284, 339, 32997
+STORED = {REDUCED, WIDTH, HEIGHT, BITS, PACKED, MEANING, tags.DESCRIPTION, SAMPLES, LAYOUT, tags.EXTRA, NUMBERS, DEPTH}
 ONLY_RAW = {33422, 50706, 50752}  # the pattern of a sensor, the version of DNG, slices of CR2
 MOSAIC, LINEAR = 32803, 34892
 FLOATS = 3
 LAB = (8, 9, 10)
+RGB, PLANAR = 2, 2
 ALPHA = (1, 2)
 PACKINGS = {5: "lzw", 8: "deflate", 32946: "deflate", 32773: "packbits"}  # none of them loses anything
 ALIKE = (WIDTH, HEIGHT, BITS, SAMPLES, NUMBERS)
@@ -50,6 +52,8 @@ def check(path: Path, pages: list[tags.Directory]) -> None:
     claimed = _claimed(first.get(tags.DESCRIPTION, (0, b""))[1], plane)
     if tags.number(first, DEPTH, 1) > 1 or (others and claimed > plane):
         raise InputError(path, "holds several planes in one page", PLANES)
+    if tags.number(first, LAYOUT) == PLANAR and tags.number(first, SAMPLES) > 1 and tags.number(first, MEANING) != RGB:
+        raise InputError(path, "holds its channels one after another", "save it with them side by side (contiguous)")
     if tags.number(first, MEANING) in LAB:
         raise InputError(path, "is LAB", CONVERT)
     if tags.number(first, NUMBERS) == FLOATS and bits != 32:
