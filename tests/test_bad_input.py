@@ -333,15 +333,22 @@ def test_outputs_that_cannot_be_written_give_one_line(
         assert "cannot write" in denoise.refused(small, "-o", tmp_path / "locked", "--model", identity)[0]["reason"]
 
 
-def test_a_full_disk_gives_one_line_and_leaves_nothing(tmp_path: Path, small: Path, identity: Path) -> None:
-    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))"
-    for suffix in SUFFIXES:
-        pyvips.Image.new_from_file(str(small)).write_to_file(str(tmp_path / f"photo{suffix}"))
-        assert (tmp_path / f"photo{suffix}").stat().st_size > 500
-    done = child(limit, *tmp_path.glob("photo.*"), "-o", tmp_path / "out", "--model", identity)
-    errors = [line for line in done.stderr.splitlines() if line.startswith("error")]
-    assert done.returncode in (3, 5) and errors and all(map(ONE_LINE.fullmatch, errors)), done.stderr
-    assert "Traceback" not in done.stderr and not outputs(tmp_path / "out")
+@pytest.mark.parametrize("suffix", [*SUFFIXES, ".npy"])
+@pytest.mark.parametrize("room", [0, 500])
+def test_a_full_disk_gives_one_line_and_leaves_nothing(
+    tmp_path: Path, small: Path, identity: Path, suffix: str, room: int
+) -> None:
+    """Of an image, and of the record if that has no room either."""
+    limit = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({room}, {room}))"
+    out, record = tmp_path / "out", tmp_path / "out" / "run.jsonl"
+    options = ("-o", out, "--model", identity, "--format", suffix[1:])
+    out.mkdir()
+    record.write_text("." * 400)
+    done = child(limit, *(shutil.copy(small, tmp_path / f"{i}.png") for i in range(9)), *options)
+    *errors, summary = done.stderr.splitlines()
+    assert done.returncode == 5 and errors and all("File too large" in line for line in errors), done.stderr
+    assert all(map(ONE_LINE.fullmatch, errors)) and re.match(r"[1-4] failed", summary)
+    assert sum(str(record) in line for line in errors) == 1 and not outputs(out)
 
 
 def test_an_input_is_never_written_over(tmp_path: Path, denoise: Command, small: Path, identity: Path) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 
 from tbsn.denoiser import Denoiser, middle
 from tbsn.encoding import Encoding, check_holds, write_rows
-from tbsn.errors import InputError, NoRoomError, Stopped, UnexpectedError
+from tbsn.errors import InputError, NoRoomError, Stopped, UnexpectedError, unwritable
 from tbsn.images import Photo, open_photo
 from tbsn.memory import return_freed_memory
 from tbsn.plan import Job
@@ -245,4 +245,4 @@ def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(folder, f"cannot write here ({error.strerror})", "choose a writable folder with -o") from error
+        raise unwritable(folder, error, "choose a writable folder with -o") from error

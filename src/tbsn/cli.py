@@ -1,6 +1,5 @@
 """The command line: it parses, calls and prints. Nothing here imports torch before a verb needs it."""
 
-import errno
 import json
 import sys
 import warnings
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tbsn import options
-from tbsn.errors import SOME_FAILED, InputError, NoRoomError
+from tbsn.errors import FULL, SOME_FAILED, InputError, NoRoomError
 from tbsn.settings import TeacherSettings
 
 if TYPE_CHECKING:
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 EXTRAS = {"gradio": "serve", "ray": "ray", "fsspec": "ray"}
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 Model = Annotated[str, typer.Option(help="`default`, a model file, or the folder of a run.")]
 Run = Annotated[Path, typer.Option("--output", "-o", help="Folder of the run: recipe, log, checkpoints, model.")]

@@ -9,63 +9,15 @@ import numpy as np
 import pyvips
 
 from tbsn import metadata
-from tbsn.errors import InputError, NoRoomError
+from tbsn.errors import InputError, unwritable
 from tbsn.files import atomic
 from tbsn.images import SUFFIXES, Photo, load, reason
-from tbsn.rows import as_image
+from tbsn.rows import as_image, write_to
 
 MAX_RESOLUTION = 1e6
-LOSSLESS = "lossless"
-LOSSY = (".jpg", ".jpeg", ".webp")
-NO_ALPHA = (".jpg", ".jpeg", ".npy")
-TIFF = (".tif", ".tiff")
-KEPT = {
-    "icc-profile-data": pyvips.GValue.blob_type,
-    "exif-data": pyvips.GValue.blob_type,
-    "xmp-data": pyvips.GValue.blob_type,
-    "iptc-data": pyvips.GValue.blob_type,
-    "image-description": pyvips.GValue.gstr_type,
-    "orientation": pyvips.GValue.gint_type,
-}
-PRIVATE = ("exif-data", "xmp-data", "iptc-data", "image-description")
-
-
-@dataclass(frozen=True)
-class Encoding:
-    """How to write: ``quality`` of JPEG and WebP; without ``private`` metadata (EXIF, XMP, IPTC, description) or with.
-
-    Profile, resolution and orientation always stay: without them it is another picture.
-    """
-
-    quality: int = 95
-    private: bool = True
-
-
-def write(path: Path, pixels: np.ndarray, like: Photo | None = None) -> None:
-    """`write_rows` of a whole image (h, w, c)."""
-    whole = np.ascontiguousarray(pixels)
-    write_rows(path, [whole], whole.shape, whole.dtype, like)
-
-
-def write_rows(
-    path: Path,
-    rows: Iterable[np.ndarray],
-    shape: tuple[int, ...],
-    dtype: np.dtype,
-    like: Photo | None = None,
-    encoding: Encoding = Encoding(),
-) -> None:
-    """Write an image of ``shape`` (h, w, c) as its rows come, with the alpha and the metadata of ``like``.
-
-    If ``like`` has several pages, so has the output: the rows of all of them follow each other. The format follows
-    the suffix of ``path``. The file appears whole or not at all. Raises `InputError` if it cannot be written, or the
-    format does not hold the depth, and whatever ``rows`` raises.
-    """
-    suffix = path.suffix.lower()
-    pages = like.pages if like else 1
     check_holds(path, np.dtype(dtype), shape[2], pages, like is not None and like.alpha)
-    with atomic(path) as partial:
-        try:
+    try:
+        with atomic(path) as partial:
             if suffix == ".npy":
                 flat = like is not None and like.flat and shape[2] == 1
                 with partial.open("wb") as file:
@@ -73,15 +25,14 @@ def write_rows(
                 return
             with as_image(rows, (shape[0] * pages, *shape[1:]), np.dtype(dtype)) as image:
                 image = _with_metadata(image, like, shape[0], encoding) if like else image
-                with partial.open("r+b") as file:
-                    target = pyvips.Target.new_to_descriptor(file.fileno())
-                    image.write_to_target(target, suffix, **_packed(suffix, like, encoding.quality))
+                with partial.open("r+b", buffering=0) as file:
+                    write_to(file, image, suffix, **_packed(suffix, like, encoding.quality))
                 if like:
                     metadata.put(partial, like.kept, encoding.private)
-        except pyvips.Error as error:
-            raise _failed(path, reason(error)) from error
-        except OSError as error:
-            raise _failed(path, error.strerror or str(error)) from error
+    except pyvips.Error as error:
+        raise InputError(path, f"cannot be written ({reason(error)})", ELSEWHERE) from error
+    except OSError as error:
+        raise unwritable(path, error, ELSEWHERE) from error
 
 
 def check_holds(path: Path, dtype: np.dtype, channels: int, pages: int = 1, alpha: bool = False) -> None:
@@ -116,12 +67,6 @@ def _write_array(file: IO[bytes], rows: Iterable[np.ndarray], shape: tuple[int, 
     np.lib.format.write_array_header_2_0(file, header)
     for part in rows:
         file.write(np.ascontiguousarray(part).data)
-
-
-def _failed(path: Path, reason: str) -> InputError:
-    if "No space left" in reason or "File too large" in reason:
-        return NoRoomError(path, f"cannot be written ({reason})", "make room, or choose another output with -o")
-    return InputError(path, f"cannot be written ({reason})", "choose another output with -o")
 
 
 def _with_metadata(image: pyvips.Image, like: Photo, height: int, encoding: Encoding) -> pyvips.Image:

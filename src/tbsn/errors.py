@@ -1,6 +1,9 @@
 """What the user can mend: a bad file, model, folder or setting."""
 
+import errno
+
 SOME_FAILED = 3  # exit code: of several inputs, some could not be used
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class InputError(Exception):
@@ -31,6 +34,14 @@ class NoRoomError(InputError):
     def __init__(self, name: object, reason: str, remedy: str, disk: bool = True) -> None:
         super().__init__(name, reason, remedy)
         self.disk = disk
+
+
+def unwritable(name: object, error: OSError, remedy: str) -> InputError:
+    """What is to be raised if a file or folder cannot be written."""
+    reason = f"cannot write here ({error.strerror or error})"
+    if error.errno in FULL:
+        return NoRoomError(name, reason, "make room, or choose another output with -o")
+    return InputError(name, reason, remedy)
 
 
 class DivergedError(InputError):

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tbsn.errors import InputError
+from tbsn.errors import unwritable
 
 PARTIAL = ".partial-"
 ONNX_FORMAT = "tbsn-onnx-1"
@@ -22,7 +22,7 @@ def atomic(path: Path, remedy: str = "choose a writable folder with -o") -> Iter
     try:
         handle, name = tempfile.mkstemp(prefix=PARTIAL, suffix=path.suffix, dir=path.parent)
     except OSError as error:
-        raise InputError(path, f"cannot write here ({error.strerror})", remedy) from error
+        raise unwritable(path, error, remedy) from error
     partial = Path(name)
     try:
         os.close(handle)
@@ -35,7 +35,7 @@ def atomic(path: Path, remedy: str = "choose a writable folder with -o") -> Iter
         try:
             partial.replace(path)
         except OSError as error:
-            raise InputError(path, f"cannot write here ({error.strerror})", remedy) from error
+            raise unwritable(path, error, remedy) from error
     finally:
         partial.unlink(missing_ok=True)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from tbsn.errors import InputError
+from tbsn.errors import InputError, unwritable
 from tbsn.images import RAW_SUFFIXES, SUFFIXES, find
 
 
@@ -91,7 +91,7 @@ def check_writable(output: Output) -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise InputError(folder, f"cannot write here ({error.strerror})", "choose a writable folder with -o") from error
+        raise unwritable(folder, error, "choose a writable folder with -o") from error
 
 
 def _no_images(folder: Path) -> InputError:

@@ -1,4 +1,4 @@
-"""An image that libvips pulls out of Python as it writes it.
+"""An image that libvips pulls out of Python as it writes it, and back into a file.
 
 libvips takes no pixels from a generator, but it reads PNG as a stream; so the rows are handed to it as an uncompressed
 PNG of bytes, whatever they are, and told apart again behind that.
@@ -8,6 +8,8 @@ import struct
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from io import FileIO
+from typing import Any
 
 import numpy as np
 import pyvips
@@ -39,6 +41,28 @@ def as_image(rows: Iterable[np.ndarray], shape: tuple[int, ...], dtype: np.dtype
         if failures:
             raise failures[0] from None
         raise
+
+
+def write_to(file: FileIO, image: pyvips.Image, suffix: str, **options: Any) -> None:
+    """Write an image to a file that is open. Raises what goes wrong in it, in place of what libvips makes of it."""
+    failures: list[OSError] = []
+
+    def write(data: bytes | bytearray | memoryview) -> int:
+        try:
+            return file.write(data)
+        except OSError as failure:
+            failures.append(failure)
+            return -1
+
+    target = pyvips.TargetCustom()
+    target.on_write(write)
+    target.on_read(file.read)  # TIFF goes back to what is written
+    target.on_seek(file.seek)
+    try:
+        image.write_to_target(target, suffix, **options)
+    finally:
+        if failures:
+            raise failures[0]
 
 
 def _png(rows: Iterable[np.ndarray], width: int, height: int) -> Iterator[bytes]:

@@ -13,7 +13,7 @@ from tbsn import formats
 from tbsn.batch import Report, Result, Settings, denoise_files, record, sha256
 from tbsn.denoiser import Denoiser, find
 from tbsn.encoding import Encoding
-from tbsn.errors import SOME_FAILED, InputError
+from tbsn.errors import SOME_FAILED, InputError, unwritable
 from tbsn.files import MODEL
 from tbsn.plan import Job, Output
 from tbsn.stopping import remembered_signal
@@ -35,8 +35,12 @@ class Tally:
         self.counts[result.status] += 1
         self.pixels += result.pixels
         if result.error:
-            code = result.error.code if result.error.code in (1, 5) or result.error.code > 128 else SOME_FAILED
-            self.code = max(self.code, code, key=[0, SOME_FAILED, 5, 1, 130, 143].index)
+            self.fail(result.error)
+
+    def fail(self, error: InputError) -> None:
+        """Count one that is of no file alone, as `add` does."""
+        code = error.code if error.code in (1, 5) or error.code > 128 else SOME_FAILED
+        self.code = max(self.code, code, key=[0, SOME_FAILED, 5, 1, 130, 143].index)
 
     def speed(self) -> str:
         """Megapixels per second so far."""
@@ -65,9 +69,12 @@ class Log:
         return cls(output.path / name, facts | {"model": model, "model_sha256": digest})
 
     def add(self, result: Result) -> None:
-        """Append one line."""
-        with self.path.open("a") as file:
-            file.write(json.dumps(record(result) | self.facts) + "\n")
+        """Append one line. Raises `InputError` if that cannot be written."""
+        try:
+            with self.path.open("a") as file:
+                file.write(json.dumps(record(result) | self.facts) + "\n")
+        except OSError as error:
+            raise unwritable(self.path, error, "the images are written without it") from error
 
 
 def settings(quality: int, strip_metadata: bool, nan: str, memory: float) -> Settings:
@@ -105,8 +112,13 @@ def run(
             shares.pop(result.job.source, None)
             tally.add(result)
             tell(result, loudness)
-            if log:
-                log.add(result)
+            try:
+                if log:
+                    log.add(result)
+            except InputError as error:
+                print(f"{error.label}: {error}", file=sys.stderr)
+                tally.fail(error)
+                log = None
             show(sum(tally.counts.values()), tally.speed())
         if number := received():
             tally.code = 128 + number
