@@ -1,5 +1,6 @@
 """Files in, files out: rows, pages, streams, batches, as a user types it."""
 
+import errno
 import hashlib
 import json
 import os
@@ -10,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -256,6 +258,15 @@ def test_memory_and_unexpected_errors_are_the_files_alone(tmp_path: Path, photo:
         results = list(batch.denoise_files(fails(error), jobs))
         assert [result.error and result.error.code for result in results] == [code] * 3
         assert not list(tmp_path.glob("[.0-9]*.png"))
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), FileNotFoundError()])
+def test_a_file_that_cannot_be_hashed_is_denoised_all_the_same(
+    tmp_path: Path, photo: Path, monkeypatch: pytest.MonkeyPatch, error: OSError
+) -> None:
+    monkeypatch.setattr(batch, "sha256", Mock(side_effect=error))
+    results = list(batch.denoise_files(SAME, [Job(photo, tmp_path / f"{i}.png") for i in range(3)]))
+    assert [(result.status, batch.record(result)["input_sha256"]) for result in results] == [("done", None)] * 3
 
 
 def test_a_full_disk_ends_the_batch(tmp_path: Path, photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:

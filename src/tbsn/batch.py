@@ -177,8 +177,8 @@ def attempt(denoise: Denoiser, job: Job, settings: Settings, watch: Watch = lamb
     except Exception as unknown:  # of a library: one file must not stop the others, and its message is not ours
         error = _unexpected(source, unknown)
     seconds = time.monotonic() - began
-    read = not (job.skipped or isinstance(error, Stopped)) and os.path.isfile(source) and os.access(source, os.R_OK)
-    return Result(job, error, pixels, seconds, sha256(source) if read else None)
+    untouched = job.skipped or isinstance(error, Stopped)
+    return Result(job, error, pixels, seconds, None if untouched else _sha256_if_readable(source))
 
 
 def record(result: Result) -> dict[str, Any]:
@@ -199,6 +199,13 @@ def sha256(path: Path) -> str:
     """Of the content of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sha256_if_readable(path: Path) -> str | None:
+    try:
+        return sha256(path) if os.path.isfile(path) else None
+    except OSError:  # it is gone since, or its disk fails
+        return None
 
 
 def _one_at_a_time(function: Callable[[np.ndarray], np.ndarray]) -> Callable[[np.ndarray], np.ndarray]:
