@@ -228,6 +228,48 @@ def test_results_inside_the_input_folder_are_no_inputs(folder: Path) -> None:
         assert done.returncode == 0 and done.stdout.strip().endswith("12_14.clean.png")
 
 
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with an image ``a.png``, and one in each of the folders ``q`` and ``y``."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.png", "q/a.png", "y/a.png"):
+        Path(name).parent.mkdir(exist_ok=True)
+        shutil.copy(EXAMPLES / "01_14.png", name)
+    return tmp_path
+
+
+def test_no_input_is_written_over(here: Path) -> None:
+    (here / "hard.png").hardlink_to(here / "y" / "a.png")
+    (here / "link").symlink_to("y")
+    for other in ("y", "y/a.png", "hard.png", "link"):
+        jobs = plan([Path("q/a.png"), Path(other)], Output(here / "y", exists="replace"))
+        assert jobs[0].refused and str(here / "y" / "a.png") in jobs[0].refused.args[1]
+    shutil.copy("a.png", "a_denoised.png")
+    refused, follows = plan([Path("a.png"), Path("a_denoised.png")], Output(exists="replace"))
+    assert refused.refused and not follows.refused
+
+
+def test_what_is_named_twice_is_done_once(here: Path) -> None:
+    for inputs in (["q/a.png", "q"], ["q", "q/../q/a.png", here / "q" / "a.png"]):
+        (job,) = plan([*map(Path, inputs)], Output(Path("out")))
+        assert not job.refused and job.target == Path("out/a.png")
+
+
+@pytest.mark.parametrize("output", ["out", "y/../out", "{here}/out"])
+def test_results_are_no_inputs_by_whatever_name(here: Path, output: str) -> None:
+    shutil.copytree("q", "out/q")
+    jobs = plan([Path()], Output(Path(output.format(here=here)), exists="skip"))
+    assert [(str(job.source), job.skipped) for job in jobs] == [("a.png", False), ("q/a.png", True), ("y/a.png", False)]
+
+
+def test_results_that_are_named_are_skipped_with_what_has_them(here: Path) -> None:
+    shutil.copy("a.png", "a_denoised.png")
+    (job,) = plan([Path("a.png"), Path("a_denoised.png")], Output(exists="skip"))
+    assert job.source == Path("a.png") and job.skipped
+    (job,) = plan([Path("a_denoised.png")], Output(exists="skip"))
+    assert not job.skipped and job.target == Path("a_denoised_denoised.png")
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_batch_that_is_stopped_goes_on(tmp_path: Path, number: int, code: int) -> None:
     (tmp_path / "in").mkdir()

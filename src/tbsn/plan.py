@@ -47,21 +47,22 @@ class Job:
 def plan(inputs: list[Path], output: Output, recursive: bool = True, share: tuple[int, int] = (1, 1)) -> list[Job]:
     """The jobs of all inputs: folders are searched, and mirrored in an output folder; or of one share (k, n) of them.
 
-    Raises `InputError` if there is no input, or several for one output file.
+    An input that is named twice is one. What is a result of an earlier time is none, if it was found in a folder, or is
+    that of another input and such are skipped. Raises `InputError` if there is no input, or several for one output
+    file.
     """
-    sources, failures = list[tuple[Path, Path]](), list[InputError]()
-    for given in inputs:
-        root, before = given if os.path.isdir(given) else given.parent, len(failures)
-        found = [(path, root) for path in find([given], recursive, failures.append)]
-        sources += (kept := [source for source in found if not _is_result(*source, inputs, output)])
-        if not kept and len(failures) == before and given != output.path:
-            failures.append(_no_images(given))
+    failures: list[InputError] = []
+    sources = _sources(inputs, output, recursive, failures)
     if not sources:
         raise failures[0] if failures else _no_images(inputs[0])
     if output.is_file and len(sources) > 1:
         raise InputError(output.path, f"is one file for {len(sources)} inputs", "name a folder with -o")
     pairs = [(path, _target(path, root, output)) for path, root in sources]
-    jobs = decide(pairs, output, os.path.lexists, _same, share)
+    if output.exists == "skip":
+        results = {_file(target) for path, target in pairs if _file(target) != _file(path)} - {None}
+        pairs = [(path, target) for path, target in pairs if _file(path) not in results]
+    inside = {_file(path) for path, _ in pairs} - {None}
+    jobs = decide(pairs, output, os.path.lexists, lambda target: _file(target) in inside, share)
     return [*(Job(place := error.args[0], place, error) for error in failures[share[0] - 1 :: share[1]]), *jobs]
 
 
@@ -69,13 +70,13 @@ def decide(
     pairs: Iterable[tuple[Any, Any]],
     output: Output,
     exists: Callable[[Any], bool],
-    same: Callable[[Any, Any], bool],
+    is_input: Callable[[Any], bool],
     share: tuple[int, int],
 ) -> list[Job]:
     """The jobs of one share (k, n) of the ``pairs`` of source and target; ``output`` says what if a target exists."""
     jobs, taken = [], {}
     for source, target in pairs:
-        jobs.append(_job(source, target, output, taken.get(target), exists(target), same(source, target)))
+        jobs.append(_job(source, target, output, taken.get(target), exists(target), is_input(target)))
         taken.setdefault(target, source)
     part, parts = share
     return jobs[part - 1 :: parts]
@@ -98,13 +99,31 @@ def _no_images(folder: Path) -> InputError:
     return InputError(folder, "no images in this folder", f"name files or folders with {' '.join(SUFFIXES)}")
 
 
-def _is_result(path: Path, root: Path, inputs: list[Path], output: Output) -> bool:
+def _sources(
+    inputs: list[Path], output: Output, recursive: bool, failures: list[InputError]
+) -> list[tuple[Path, Path]]:
+    """All files, each once, and the folder that was named for each, or that holds it; what fails joins ``failures``."""
+    sources = {}
+    for root in inputs:
+        is_folder, before = os.path.isdir(root), len(failures)
+        found = [
+            path
+            for path in find([root], recursive, failures.append)
+            if not (is_folder and _is_result(path, root, output))
+        ]
+        for path in found:
+            sources.setdefault(_place(path), (path, root if is_folder else root.parent))
+        if not found and len(failures) == before and root != output.path:
+            failures.append(_no_images(root))
+    return list(sources.values())
+
+
+def _is_result(path: Path, root: Path, output: Output) -> bool:
     """Whether a file that was found in a folder is a result of an earlier time."""
-    if path in inputs:
-        return False
     if output.path is None:
-        return path.stem.endswith(output.suffix)
-    return not output.is_file and output.path != root and output.path in path.parents
+        return bool(output.suffix) and path.stem.endswith(output.suffix)
+    folder = Path(os.path.realpath(output.path))
+    return not output.is_file and folder != Path(os.path.realpath(root)) and folder in _place(path).parents
 
 
 def _target(path: Path, root: Path, output: Output) -> Path:
@@ -114,17 +133,28 @@ def _target(path: Path, root: Path, output: Output) -> Path:
     return output.path if output.is_file else (output.path / path.relative_to(root)).with_suffix(suffix)
 
 
-def _same(source: Path, target: Path) -> bool:
-    return os.path.exists(target) and os.path.exists(source) and target.samefile(source)
+def _place(path: Path) -> Path:
+    """Where a file is, by whatever names its folder was called; a link is where it is itself."""
+    return Path(os.path.realpath(path.parent), path.name)
 
 
-def _job(source: Path | str, target: Path | str, output: Output, other: object, exists: bool, same: bool) -> Job:
+def _file(path: Path) -> tuple[int, int] | None:
+    """What is one and the same for all names and links of a file; None if it is not there."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _job(source: Path | str, target: Path | str, output: Output, other: object, exists: bool, is_input: bool) -> Job:
     refused = None
     if other is not None:
         reason = f"would be written to {target}, as {other} is"
         refused = InputError(source, reason, "denoise them into different folders")
-    elif same:
-        refused = InputError(source, "output and input are the same file", "choose another output with -o")
+    elif is_input:
+        reason = f"its output {target} and an input are the same file"
+        refused = InputError(source, reason, "choose another output with -o")
     elif exists and output.exists == "skip":
         return Job(source, target, skipped=True)
     elif exists and output.exists == "refuse":

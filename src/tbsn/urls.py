@@ -1,6 +1,5 @@
 """Images at URLs (s3://, gs://, whatever fsspec knows): which goes where, and each of them as a file for a while."""
 
-import operator
 import posixpath
 import tempfile
 from collections.abc import Iterator
@@ -44,7 +43,7 @@ def plan_urls(
                 pairs.append((_place(sources, entry, name), _place(files, folder, target)))
     if not pairs:
         raise InputError(inputs[0], "no images there", f"name files or folders with {' '.join(SUFFIXES)}")
-    return decide(pairs, output, there.__contains__, operator.eq, share)
+    return decide(pairs, output, there.__contains__, {source for source, _ in pairs}.__contains__, share)
 
 
 def exists(place: Place) -> bool:
