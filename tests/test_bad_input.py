@@ -21,7 +21,7 @@ from onnx import TensorProto, helper
 from PIL import Image
 
 from conftest import EXAMPLES, save
-from tbsn import cli, denoiser, images, tags
+from tbsn import cli, denoiser, formats, images, tags
 from tbsn.encoding import write
 from tbsn.errors import InputError
 
@@ -192,6 +192,28 @@ def test_a_wrong_suffix_is_noted(tmp_path: Path, denoise: Command, small: Path, 
     wrong = small.rename(tmp_path / "really.jpg")
     code, said = denoise(wrong, "-o", tmp_path / "out.png", "--model", identity)
     assert code == 0 and said == f"note: {wrong}: is PNG, though named .jpg\n"
+
+
+@pytest.mark.parametrize(
+    ("named", "beside", "inside"),
+    [
+        ("a.jpg", "a_denoised.png", "a.png"),
+        ("a", "a_denoised.png", "a.png"),
+        ("a.2024", "a.2024_denoised.png", "a.2024.png"),
+        ("A.PNG", "A_denoised.PNG", "A.PNG"),
+    ],
+)
+def test_the_output_has_the_format_that_the_input_is_in(
+    tmp_path: Path, denoise: Command, identity: Path, named: str, beside: str, inside: str
+) -> None:
+    deep = np.arange(1200, dtype=np.uint16).reshape(30, 40)
+    pyvips.Image.new_from_array(deep, interpretation="grey16").write_to_file(str(tmp_path / "deep.png"))
+    (tmp_path / "deep.png").rename(tmp_path / named)
+    for options in ([], ["-o", tmp_path / "out"]):
+        code, said = denoise(tmp_path / named, "--model", identity, *options)
+        assert code == 0 and said.startswith("note: ") is (named != "A.PNG"), said
+    for output in (tmp_path / beside, tmp_path / "out" / inside):
+        assert formats.of(output) == "PNG" and np.array_equal(images.read(output).pixels[..., 0], deep)
 
 
 def test_a_small_file_that_claims_to_be_huge_takes_no_memory(tmp_path: Path) -> None:

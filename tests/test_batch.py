@@ -143,6 +143,8 @@ def test_standard_input_goes_to_standard_output_in_its_format(tmp_path: Path, ph
     assert np.array_equal(images.read(tmp_path / "out.png").pixels, package.load()(images.read(photo).pixels))
     done = subprocess.run([*command, "--format", "webp"], input=photo.read_bytes(), capture_output=True, check=True)
     assert done.stdout[8:12] == b"WEBP"
+    done = subprocess.run([*command, "-o", tmp_path / "out"], input=photo.read_bytes(), capture_output=True, check=True)
+    assert (tmp_path / "out" / "standard-input.png").read_bytes() == (tmp_path / "out.png").read_bytes()
     done = subprocess.run(command, input=b"<html>", capture_output=True, check=False)
     assert done.returncode == 2 and not done.stdout and done.stderr.count(b"\n") == 1
 

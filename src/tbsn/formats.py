@@ -1,5 +1,6 @@
 """What a file is, by its first bytes. libvips would also take what no photo is, from SVG to tables of numbers."""
 
+import os
 from pathlib import Path
 
 from numpy.lib.format import MAGIC_PREFIX
@@ -61,13 +62,18 @@ def of(path: Path) -> str:
     return found
 
 
+def suffix(path: Path) -> str:
+    """That of a file if it is one of its format, else one that is; of RAW files, and of what is no image, its own."""
+    own = path.suffix.lower()
+    try:
+        known = (own,) if own in RAW_SUFFIXES or not os.path.isfile(path) else SUFFIXES[of(path)]
+    except InputError:  # it will be told when the file is opened
+        known = (own,)
+    return path.suffix if own in known else known[0]
+
+
 def misnamed(path: Path) -> str:
     """One line for a file that was read by its content though it is named otherwise; nothing if all is well."""
-    if path.suffix.lower() in RAW_SUFFIXES:
+    if suffix(path) == path.suffix:
         return ""
-    try:
-        found = of(path)
-    except InputError:  # it is gone since
-        return ""
-    named = path.suffix.lower() in SUFFIXES[found]
-    return "" if named else f"{path}: is {found}, though named {path.suffix or 'without a suffix'}"
+    return f"{path}: is {of(path)}, though named {path.suffix or 'without a suffix'}"

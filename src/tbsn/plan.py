@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from tbsn import formats
 from tbsn.errors import InputError, unwritable
 from tbsn.images import RAW_SUFFIXES, SUFFIXES, find
 
@@ -15,8 +16,8 @@ from tbsn.images import RAW_SUFFIXES, SUFFIXES, find
 class Output:
     """Where results go: into the file or folder ``path``; without one beside the inputs, ``suffix`` after their names.
 
-    ``format`` is the suffix of all results, by default that of the inputs (of RAW files ``.tif``). ``exists`` says what
-    to do with results that are there already.
+    ``format`` is the suffix of all results, by default that of the inputs, by their content (of RAW files ``.tif``).
+    ``exists`` says what to do with results that are there already.
     """
 
     path: Path | None = None
@@ -127,10 +128,14 @@ def _is_result(path: Path, root: Path, output: Output) -> bool:
 
 
 def _target(path: Path, root: Path, output: Output) -> Path:
-    suffix = output.format or (".tif" if path.suffix.lower() in RAW_SUFFIXES else path.suffix)
+    if output.path and output.is_file:
+        return output.path
+    own = path.suffix.lower()
+    suffix = output.format or (".tif" if own in RAW_SUFFIXES else formats.suffix(path))
+    stem = path.stem if own in SUFFIXES + RAW_SUFFIXES else path.name
     if output.path is None:
-        return path.with_name(f"{path.stem}{output.suffix}{suffix}")
-    return output.path if output.is_file else (output.path / path.relative_to(root)).with_suffix(suffix)
+        return path.with_name(f"{stem}{output.suffix}{suffix}")
+    return (output.path / path.relative_to(root)).with_name(f"{stem}{suffix}")
 
 
 def _place(path: Path) -> Path:
