@@ -1,5 +1,6 @@
 """How far a long work has come: a bar on a terminal, a line now and then in a log file."""
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ def progress(
 
     The work ends after all units, or after so many ``seconds`` if that is sooner.
     """
-    console, start = Console(stderr=True), time.monotonic()
+    console, start = Console(stderr=True, soft_wrap=True), time.monotonic()
 
     def left(completed: float) -> str:
         passed = time.monotonic() - start
@@ -32,8 +33,12 @@ def progress(
         yield _lines(console, unit, total, left)
         return
     columns = (TextColumn(f"{{task.fields[{field}]}}") for field in ("note", "left"))
+    shared = sys.stdout.isatty()  # what is printed there must stand above the bar; into a file it goes as it is
     with Progress(
-        TextColumn(unit), BarColumn(), MofNCompleteColumn(), *columns, console=console, disable=not visible
+        *(TextColumn(unit), BarColumn(), MofNCompleteColumn(), *columns),
+        console=console,
+        disable=not visible,
+        redirect_stdout=shared,
     ) as bar:
         task = bar.add_task(unit, total=total, completed=done, note="", left="")
         yield lambda completed, note: bar.update(task, completed=completed, note=note, left=left(completed))
