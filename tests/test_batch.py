@@ -4,12 +4,15 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -20,7 +23,7 @@ import tifffile
 
 import tbsn as package
 from conftest import EXAMPLES, save, tbsn
-from tbsn import batch, images, tiff
+from tbsn import batch, images, session, tiff
 from tbsn.denoiser import Denoiser
 from tbsn.errors import InputError, NoRoomError
 from tbsn.images import open_photo
@@ -64,9 +67,10 @@ def test_stacks_are_denoised_page_by_page(tmp_path: Path, dtype: type) -> None:
     tifffile.imwrite(tmp_path / "a.ome.tif", stack, metadata={"axes": "ZYX", "PhysicalSizeX": 0.1})
     tifffile.imwrite(tmp_path / "b.tif", stack, imagej=True, compression="zlib", metadata={"axes": "ZYX", "fps": 7.0})
     for name in ("a.ome.tif", "b.tif"):
-        shares: list[float] = []
-        pixels = batch.denoise_file(DARKER, tmp_path / name, tmp_path / f"out-{name}", watch=shares.append)
-        assert pixels == stack.size and sum(shares) == pytest.approx(1) and len(shares) >= 4
+        steps: list[batch.Step] = []
+        pixels = batch.denoise_file(DARKER, tmp_path / name, tmp_path / f"out-{name}", watch=steps.append)
+        assert pixels == stack.size and sum(step.share for step in steps) == pytest.approx(1)
+        assert list(dict.fromkeys(step.page for step in steps)) == [f"page {k}/4" for k in range(1, 5)]
         with tifffile.TiffFile(tmp_path / name) as before, tifffile.TiffFile(tmp_path / f"out-{name}") as after:
             assert after.series[0].axes == "ZYX" and after.asarray().dtype == dtype
             assert after.is_ome == before.is_ome and after.imagej_metadata == before.imagej_metadata
@@ -283,11 +287,77 @@ def test_a_batch_that_is_stopped_goes_on(tmp_path: Path, number: int, code: int)
         time.sleep(0.02)
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == code and "stopped" in errors
+    assert process.returncode == code and " left; " in errors.splitlines()[-1]
     done = {path.name for path in (tmp_path / "out").iterdir()} - {"run.jsonl"}
     assert 0 < len(done) < 12 and all(name.endswith(".png") and not name.startswith(".") for name in done)
     assert subprocess.run([*command, "--skip-existing"], capture_output=True, check=False).returncode == 0
     assert len(list((tmp_path / "out").glob("[0-9]*.png"))) == 12
+
+
+def test_a_signal_is_heeded_before_the_next_tile(tmp_path: Path) -> None:
+    np.save(tmp_path / "wide.npy", integers(90, 2000))
+    tiles: list[np.ndarray] = []
+    counting = replace(SAME, function=lambda image: tiles.append(image) or image)
+    jobs = [Job(tmp_path / "wide.npy", tmp_path / f"{i}.npy") for i in range(9)]
+    results = list(batch.denoise_files(counting, jobs, received=lambda: signal.SIGINT * (len(tiles) == 3)))
+    assert len(tiles) == 3 and [result.status for result in results] == ["stopped"] * 2
+
+
+@pytest.mark.parametrize("times", [1, 2, 3])
+def test_ctrl_c_keeps_the_summary_however_often(tmp_path: Path, capsys: pytest.CaptureFixture[str], times: int) -> None:
+    def work(denoise: object, jobs: list[Job], *more: object) -> Iterator[batch.Result]:
+        yield batch.Result(jobs[0], pixels=10)
+        try:
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT) if times > 1 else None
+        finally:
+            signal.raise_signal(signal.SIGINT) if times > 2 else None
+
+    jobs = [Job("a", tmp_path / f"{i}") for i in range(3)]
+    assert session.run(SAME, jobs, batch.Settings(), None, 1, work) == 130
+    assert capsys.readouterr().err.splitlines()[-1].startswith("1 done, 2 left; ")
+
+
+@pytest.mark.parametrize("module", ["typer", "numpy", "tbsn.session"])
+def test_ctrl_c_while_the_program_starts_is_silent(module: str, photo: Path) -> None:
+    interrupted = f"""if True:
+        import signal, sys
+        class Finder:
+            def find_spec(self, name, *_):
+                name == {module!r} and signal.raise_signal(signal.SIGINT)
+        sys.meta_path.insert(0, Finder())
+        from tbsn.__main__ import run
+        run()"""
+    command = [sys.executable, "-c", interrupted, "denoise", str(photo)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 130 and not done.stderr and not done.stdout
+
+
+@pytest.mark.parametrize("both", [False, True])
+def test_on_a_terminal_there_is_a_bar_and_results_are_whole_lines(tmp_path: Path, both: bool) -> None:
+    """On standard output they stay, if that is a file; else they stand above the bar."""
+    pty = pytest.importorskip("pty")
+    stack, out = tmp_path / "in" / f"{'long' * 30}.tif", tmp_path / "out"
+    stack.parent.mkdir()
+    tifffile.imwrite(stack, integers(40, 90, 90), metadata={"axes": "ZYX"}, photometric="minisblack")
+    shutil.copy(EXAMPLES / "01_14.png", stack.with_name("b.png"))
+    main, terminal = pty.openpty()
+    command = [sys.executable, "-m", "tbsn", "denoise", stack.parent, "-o", out]
+    with (tmp_path / "results").open("wb") as file, os.fdopen(main, "rb", buffering=0) as screen:
+        process = subprocess.Popen(
+            command, stdout=terminal if both else file, stderr=terminal, env=os.environ | {"TERM": "xterm"}
+        )
+        os.close(terminal)
+        said = ""
+        with suppress(OSError):  # how Linux tells that it ends
+            while part := screen.read(1 << 16):
+                said += part.decode(errors="replace")
+    assert process.wait() == 0, said
+    lines = [f"{stack.parent / name} -> {out / name}" for name in ("b.png", stack.name)]
+    assert (tmp_path / "results").read_text().splitlines() == ([] if both else lines)
+    assert [line in re.split(r"\r\n|\x1b\[2K", said) for line in lines] == [both, both]
+    speeds = re.findall(r"page (\d+)/40 (\d\.\d\d) MP/s", said)
+    assert len(speeds) > 1 and all(float(speed) for _, speed in speeds)
 
 
 def test_memory_and_unexpected_errors_are_the_files_alone(tmp_path: Path, photo: Path) -> None:

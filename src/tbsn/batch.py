@@ -30,8 +30,18 @@ AT_ONCE = 2  # one is read or written while the other is computed
 STRIP = 512
 NO_MEMORY = ("bad_alloc", "bad allocation", "Failed to allocate", "failed to allocate", "Out of memory")
 
-Report = Callable[[Job, float], None]
-Watch = Callable[[float], None]
+
+@dataclass(frozen=True)
+class Step:
+    """Another ``share`` of a file of so many ``pixels`` is done; ``page`` says of which of its pages, if it has any."""
+
+    share: float
+    pixels: int
+    page: str = ""
+
+
+Report = Callable[[Job, Step], None]
+Watch = Callable[[Step], None]
 
 
 @dataclass(frozen=True)
@@ -77,12 +87,12 @@ def denoise_file(
     source: Path,
     target: Path,
     settings: Settings = Settings(),
-    watch: Watch = lambda share: None,
+    watch: Watch = lambda step: None,
 ) -> int:
     """Denoise one image file into another of the same depth, with its metadata, and return how many pixels it has.
 
-    Only some rows of it are in memory at a time. ``watch`` is told of each share of the file that is done, and may
-    raise. Raises `InputError`; then there is no ``target``.
+    Only some rows of it are in memory at a time. ``watch`` is told of each step, and may raise. Raises `InputError`;
+    then there is no ``target``.
     """
     photo = open_photo(source, denoise.channels)
     height, width, channels = photo.shape
@@ -91,25 +101,26 @@ def denoise_file(
             source, f"has {channels} channels, the model {denoise.channels}", "train a model on such images"
         )
     check_holds(target, photo.dtype, channels, photo.pages, photo.alpha)
-    scale = scale_of(photo.dtype, height * width * channels * photo.pages, _strips(photo))
-    strength = denoise.strength
+    pixels, strength = height * width * photo.pages, denoise.strength
+    scale = scale_of(photo.dtype, pixels * channels, _strips(photo))
     if strength is None:
         rows, columns = middle((height, width))
         strength = denoise.strength_for(photo.rows()(rows.start, min(rows.stop, height))[:, columns], scale)
 
     def parts() -> Iterator[np.ndarray]:
         rows = photo.rows() if settings.nan == "keep" else _finite(photo)
-        for first in range(0, height * photo.pages, height):
-            page = partial(_shifted, rows, first)
+        for number in range(photo.pages):
+            page = partial(_shifted, rows, number * height)
+            note = f"page {number + 1}/{photo.pages}" if photo.pages > 1 else ""
             for part in denoise.stream(page, (height, width), scale, strength):
-                watch(len(part) / height / photo.pages)
+                watch(Step(len(part) / height / photo.pages, pixels, note))
                 yield part
 
     denoise = denoise.within(settings.memory, width)
     _make_folder(target.parent)
     with ahead(parts(), AHEAD) as computed:
         write_rows(target, computed, photo.shape, photo.dtype, photo, settings.encoding)
-    return height * width * photo.pages
+    return pixels
 
 
 @contextmanager
@@ -135,22 +146,23 @@ def denoise_files(
     jobs: Iterable[Job],
     settings: Settings = Settings(),
     received: Callable[[], int] = lambda: 0,
-    report: Report = lambda job, share: None,
+    report: Report = lambda job, step: None,
 ) -> Iterator[Result]:
     """Work through jobs, and give the result of each in order; reading, computing and writing overlap.
 
-    ``received`` is the number of a signal once there is one: then files that were begun are given up, none of them half
-    written, and no other is begun. ``report`` is told of each share of a file that is done. A full disk ends the work.
+    ``received`` is the number of a signal once there is one: then files that were begun are given up before their next
+    tile, none of them half written, and no other is begun. ``report`` is told of each step. A full disk ends the work.
     """
-    denoise = replace(denoise, function=_one_at_a_time(denoise.function))
+    one_at_a_time = Lock()  # the network uses all cores by itself: two of them would only be in each other's way
 
     def work(job: Job) -> Result:
-        def watch(share: float) -> None:
-            if number := received():
-                raise Stopped(job.source, "stopped", "the same command with --skip-existing goes on", number)
-            report(job, share)
+        def function(image: np.ndarray) -> np.ndarray:
+            with one_at_a_time:
+                if number := received():
+                    raise Stopped(job.source, "stopped", "the same command with --skip-existing goes on", number)
+                return denoise.function(image)
 
-        return attempt(denoise, job, settings, watch)
+        return attempt(replace(denoise, function=function), job, settings, partial(report, job))
 
     return_freed_memory()
     with ThreadPoolExecutor(AT_ONCE) as pool:
@@ -166,7 +178,7 @@ def denoise_files(
             yield result
 
 
-def attempt(denoise: Denoiser, job: Job, settings: Settings, watch: Watch = lambda share: None) -> Result:
+def attempt(denoise: Denoiser, job: Job, settings: Settings, watch: Watch = lambda step: None) -> Result:
     """What becomes of one job, whatever goes wrong; the arguments are those of `denoise_file`."""
     began, source, pixels, error = time.monotonic(), Path(job.source), 0, job.refused
     try:
@@ -206,17 +218,6 @@ def _sha256_if_readable(path: Path) -> str | None:
         return sha256(path) if os.path.isfile(path) else None
     except OSError:  # it is gone since, or its disk fails
         return None
-
-
-def _one_at_a_time(function: Callable[[np.ndarray], np.ndarray]) -> Callable[[np.ndarray], np.ndarray]:
-    """The network uses all cores by itself: two of them at once would only be in each other's way."""
-    lock = Lock()
-
-    def run(image: np.ndarray) -> np.ndarray:
-        with lock:
-            return function(image)
-
-    return run
 
 
 def _unexpected(source: Path, error: Exception) -> InputError:

@@ -37,7 +37,7 @@ def denoise_everywhere(
     jobs: list[Job],
     settings: Settings = Settings(),
     received: Callable[[], int] = lambda: 0,
-    report: Report = lambda job, share: None,
+    report: Report = lambda job, step: None,
 ) -> Iterator[Result]:
     """`tbsn.batch.denoise_files` by a Ray cluster at an ``address``, or ``local`` for one of this machine alone.
 

@@ -4,13 +4,13 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
 from tbsn import formats
-from tbsn.batch import Report, Result, Settings, denoise_files, record, sha256
+from tbsn.batch import Report, Result, Settings, Step, denoise_files, record, sha256
 from tbsn.denoiser import Denoiser, find
 from tbsn.encoding import Encoding
 from tbsn.errors import SOME_FAILED, InputError, unwritable
@@ -42,9 +42,14 @@ class Tally:
         code = error.code if error.code in (1, 5) or error.code > 128 else SOME_FAILED
         self.code = max(self.code, code, key=[0, SOME_FAILED, 5, 1, 130, 143].index)
 
-    def speed(self) -> str:
-        """Megapixels per second so far."""
-        return f"{self.pixels / 1e6 / max(1e-9, time.monotonic() - self.began):.2f} MP/s"
+    @property
+    def count(self) -> int:
+        """Files so far."""
+        return sum(self.counts.values())
+
+    def speed(self, more: float = 0) -> str:
+        """Megapixels per second so far, with some ``more`` of files that are not done."""
+        return f"{(self.pixels + more) / 1e6 / max(1e-9, time.monotonic() - self.began):.2f} MP/s"
 
     def __str__(self) -> str:
         counts = ", ".join(f"{count} {status}" for status, count in self.counts.items() if count)
@@ -97,34 +102,44 @@ def run(
 
     ``loudness`` 0 shows errors alone, 1 results too, 2 also their size and time. ``work`` may be done elsewhere.
     """
-    tally, shares = Tally(), dict[Path | str, float]()
+    tally, begun = Tally(), dict[Path | str, tuple[float, int]]()
     if loudness and not denoise.local:
         side = denoise.tiling.size
         note = f"{denoise.name} attends to all that it sees: it is shown tiles of {side}x{side}, as in training"
         print(f"note: {note}", file=sys.stderr)
     with remembered_signal() as received, _bar(len(jobs), loudness) as show:
 
-        def report(job: Job, share: float) -> None:
-            shares[job.source] = shares.get(job.source, 0.0) + share
-            show(sum(tally.counts.values()) + sum(shares.values()), tally.speed())
+        def report(job: Job, step: Step) -> None:
+            share, _ = begun.get(job.source, (0.0, 0))
+            begun[job.source] = share + step.share, step.pixels
+            shares = list(begun.values())
+            speed = tally.speed(sum(share * pixels for share, pixels in shares))
+            show(tally.count + sum(share for share, _ in shares), f"{step.page} {speed}".strip())
 
-        for result in work(denoise, jobs, settings, received, report):
-            shares.pop(result.job.source, None)
-            tally.add(result)
-            tell(result, loudness)
-            try:
-                if log:
-                    log.add(result)
-            except InputError as error:
-                print(f"{error.label}: {error}", file=sys.stderr)
-                tally.fail(error)
-                log = None
-            show(sum(tally.counts.values()), tally.speed())
+        with suppress(KeyboardInterrupt):  # a second signal; the first has its code
+            for result in work(denoise, jobs, settings, received, report):
+                begun.pop(result.job.source, None)
+                tally.add(result)
+                tell(result, loudness)
+                log = log and _logged(log, result, tally)
+                show(tally.count, tally.speed())
         if number := received():
             tally.code = 128 + number
+    tally.counts["left"] = len(jobs) - tally.count
     if loudness and (tally.code > 128 or len(jobs) > 1):
         print(tally, file=sys.stderr)
     return tally.code
+
+
+def _logged(log: Log, result: Result, tally: Tally) -> Log | None:
+    """The log, with a line more; none from when on it cannot be written."""
+    try:
+        log.add(result)
+    except InputError as error:
+        print(f"{error.label}: {error}", file=sys.stderr)
+        tally.fail(error)
+        return None
+    return log
 
 
 def _bar(total: int, loudness: int) -> AbstractContextManager[Callable[[float, str], None]]:
