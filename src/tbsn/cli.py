@@ -91,6 +91,8 @@ def denoise(
     settings = session.settings(quality, strip_metadata, nan, options.memory(max_memory))
     if overwrite and skip_existing:
         raise InputError("--overwrite --skip-existing", "do not go together", "give one of them")
+    if "" in (*inputs, output):
+        raise InputError('""', "is no name", "name a file or folder; the current one is .")
     exists = "replace" if overwrite else "skip" if skip_existing else "refuse"
     where = Output(Path(output) if output else None, suffix, options.suffix(format_), exists)
     urls = any("://" in name for name in (*inputs, output or ""))

@@ -19,6 +19,9 @@ RAW_SUFFIXES = (".arw", ".cr2", ".cr3", ".dng", ".nef", ".nrw", ".orf", ".pef", 
 CONVERT = "convert it to 8- or 16-bit grey or RGB"
 CONVERT_NUMBERS = "convert it to 8 or 16 bits or float32, or save it as .npy"
 
+FOREIGN = (".gif", ".bmp", ".heic", ".heif", ".avif", ".jxl", ".jp2", ".psd", ".pdf", ".svg", ".ppm", ".pgm", ".tga")
+"""How files of other formats are named, none of which is written."""
+
 STARTS = (
     (0, b"\x89PNG\r\n\x1a\n", "PNG"),
     (0, b"\xff\xd8\xff", "JPEG"),

@@ -17,13 +17,29 @@ class Output:
     """Where results go: into the file or folder ``path``; without one beside the inputs, ``suffix`` after their names.
 
     ``format`` is the suffix of all results, by default that of the inputs, by their content (of RAW files ``.tif``).
-    ``exists`` says what to do with results that are there already.
+    ``exists`` says what to do with results that are there already. Raises `InputError` for a suffix that is no part of
+    a name, and a path that is a file of another format, or of one that cannot be written.
     """
 
     path: Path | None = None
     suffix: str = "_denoised"
     format: str | None = None
     exists: Literal["refuse", "replace", "skip"] = "refuse"
+
+    def __post_init__(self) -> None:
+        if Path(f"name{self.suffix}").name != f"name{self.suffix}":
+            raise InputError(f"--suffix {self.suffix}", "is no part of a name", "name a folder with -o")
+        own = self.path.suffix.lower() if self.path and not self.path.is_dir() else ""
+        if own in formats.FOREIGN + RAW_SUFFIXES:
+            raise InputError(self.path, f"{own} cannot be written", f"use one of {' '.join(SUFFIXES)}")
+        if (
+            self.format
+            and self.is_file
+            and not any({own, self.format} <= {*known} for known in formats.SUFFIXES.values())
+        ):
+            raise InputError(
+                self.path, f"is not {self.format}, as --format says", "leave out --format, or name a folder"
+            )
 
     @property
     def is_file(self) -> bool:

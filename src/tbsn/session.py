@@ -1,6 +1,7 @@
 """One call of `tbsn denoise`: what it shows, what it records, and how it ends."""
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -157,15 +158,29 @@ def tell(result: Result, loudness: int) -> None:
         print(f"{result.error.label}: {result.error}", file=sys.stderr)
     elif loudness and not job.skipped:
         more = f"  {result.pixels / 1e6:.2f} megapixels in {result.seconds:.2f} s" if loudness > 1 else ""
-        print(f"{job.source} -> {job.target}{more}")
+        _say(f"{job.source} -> {job.target}{more}")
         if note := formats.misnamed(Path(job.source)):
             print(f"note: {note}", file=sys.stderr)
     elif loudness > 1:
-        print(f"{job.source}: {job.target} is there already")
+        _say(f"{job.source}: {job.target} is there already")
+
+
+def _say(line: str) -> None:
+    """On standard output; when nobody reads it any more, the work goes on."""
+    try:
+        print(line, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def show(jobs: list[Job]) -> int:
     """Show what would be done, and return the exit code that this is worth."""
-    for job in jobs:
-        tell(Result(job, job.refused), loudness=2 if job.skipped else 1)
-    return SOME_FAILED if any(job.refused for job in jobs) else 0
+    errors = [job.refused or _missing(job) for job in jobs]
+    for job, error in zip(jobs, errors, strict=True):
+        tell(Result(job, error), loudness=2 if job.skipped else 1)
+    return SOME_FAILED if any(errors) else 0
+
+
+def _missing(job: Job) -> InputError | None:
+    there = job.skipped or isinstance(job.source, str) or os.path.exists(job.source)
+    return None if there else InputError(job.source, "no such file", "check the name")
