@@ -404,6 +404,43 @@ def test_links_are_followed_in_and_replaced_out(tmp_path: Path, denoise: Command
     assert denoise(tmp_path / "link.png", "--model", identity)[0] == 0 and (tmp_path / "link_denoised.png").is_file()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--suffix", "/x"], "no part of a name"),
+        (["--suffix", "../x"], "no part of a name"),
+        (["--max-memory", "²GB"], "not an amount"),
+        (["--max-memory", "20MB"], "less than it takes"),
+        (["-o", ""], "is no name"),
+        ([""], "is no name"),
+        (["-o", "c.png", "--format", "jpg"], "is not .jpg"),
+        (["-o", "c.gif"], ".gif cannot be written"),
+        (["missing.png", "--dry-run"], "no such file"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(
+    denoise: Command, small: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], reason: str
+) -> None:
+    monkeypatch.chdir(small.parent)
+    (error,) = denoise.refused(small, *arguments)
+    assert reason in error["reason"] and [*small.parent.iterdir()] == [small]
+
+
+def test_of_two_names_of_a_format_either_will_do(tmp_path: Path, denoise: Command, small: Path, identity: Path) -> None:
+    (tmp_path / "c.gif").mkdir()
+    for output in ("c.jpeg", "c.gif"):
+        assert denoise(small, "-o", tmp_path / output, "--format", "jpg", "--model", identity)[0] == 0
+    assert (tmp_path / "c.jpeg").is_file() and (tmp_path / "c.gif" / "small.jpg").is_file()
+
+
+def test_when_nobody_reads_the_results_any_more_the_work_goes_on(tmp_path: Path, small: Path, identity: Path) -> None:
+    copies = [shutil.copy(small, tmp_path / f"{i}.png") for i in range(9)]
+    unread = "import os, sys; here, there = os.pipe(); os.close(here); os.dup2(there, 1); os.close(there)"
+    done = child(unread, *copies, "-o", tmp_path / "out", "--model", identity)
+    assert done.returncode == 0 and done.stderr.startswith("9 done; ") and done.stderr.count("\n") == 1
+    assert len(outputs(tmp_path / "out")) == 9
+
+
 NAMES = [
     "größe 写真.png",
     " spaces at both ends .png",

@@ -48,7 +48,7 @@ Watch = Callable[[Step], None]
 class Settings:
     """How files are denoised: their ``encoding``; ``nan`` and infinite values are an "error", or "keep" theirs.
 
-    Tiles are made as small as about ``memory`` bytes need it.
+    Tiles are made as small as about ``memory`` bytes need it, for as many files as are worked on at once.
     """
 
     encoding: Encoding = Encoding()
@@ -116,7 +116,7 @@ def denoise_file(
                 watch(Step(len(part) / height / photo.pages, pixels, note))
                 yield part
 
-    denoise = denoise.within(settings.memory, width)
+    denoise = denoise.within(settings.memory, AT_ONCE * width)  # always, that an image always gives the same
     _make_folder(target.parent)
     with ahead(parts(), AHEAD) as computed:
         write_rows(target, computed, photo.shape, photo.dtype, photo, settings.encoding)

@@ -22,6 +22,7 @@ MIDDLE = 512
 STILL = 2
 ROW_BYTES = 60  # of each pixel in a row of tiles: the image, the change, the result
 PROCESS_BYTES = 1.5e8
+LEAST_BYTES = 2e8  # of a process, and of small tiles of narrow images
 PICKLES = (".pth", ".pt", ".ckpt", ".pkl")
 
 

@@ -14,7 +14,14 @@ def seconds(duration: str) -> float:
 
 def memory(amount: str) -> float:
     """``800MB`` or ``2GB`` in bytes; nothing is 0, the default."""
-    return _amount("--max-memory", amount, {"MB": 1e6, "GB": 1e9}, "800MB or 2GB") if amount else 0.0
+    if not amount:
+        return 0.0
+    from tbsn.denoiser import LEAST_BYTES
+
+    bytes_ = _amount("--max-memory", amount, {"MB": 1e6, "GB": 1e9}, "800MB or 2GB")
+    if bytes_ < LEAST_BYTES:
+        raise InputError(f"--max-memory {amount}", "less than it takes", f"give {LEAST_BYTES / 1e6:.0f}MB or more")
+    return bytes_
 
 
 def strength(text: str) -> float | None:
@@ -63,6 +70,6 @@ def _amount(option: str, text: str, units: dict[str, float], example: str) -> fl
     """``text`` is a number and a unit. Raises `InputError`, with an ``example``."""
     unit = next((unit for unit in units if text.upper().endswith(unit)), "")
     number = text[: len(text) - len(unit)]
-    if not unit or not number.replace(".", "", 1).isdigit() or float(number) == 0:
+    if not unit or not number.replace(".", "", 1).isdecimal() or float(number) == 0:
         raise InputError(f"{option} {text}", "not an amount with its unit", f"write for example {example}")
     return float(number) * units[unit]
