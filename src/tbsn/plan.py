@@ -29,17 +29,12 @@ class Output:
     def __post_init__(self) -> None:
         if Path(f"name{self.suffix}").name != f"name{self.suffix}":
             raise InputError(f"--suffix {self.suffix}", "is no part of a name", "name a folder with -o")
-        own = self.path.suffix.lower() if self.path and not self.path.is_dir() else ""
+        own = self.path.suffix.lower() if self.path and not os.path.isdir(self.path) else ""
         if own in formats.FOREIGN + RAW_SUFFIXES:
             raise InputError(self.path, f"{own} cannot be written", f"use one of {' '.join(SUFFIXES)}")
-        if (
-            self.format
-            and self.is_file
-            and not any({own, self.format} <= {*known} for known in formats.SUFFIXES.values())
-        ):
-            raise InputError(
-                self.path, f"is not {self.format}, as --format says", "leave out --format, or name a folder"
-            )
+        alike = next((known for known in formats.SUFFIXES.values() if own in known), ())
+        if self.format and self.is_file and self.format not in alike:
+            raise InputError(self.path, f"is not {self.format}, as --format says", "leave out one of them")
 
     @property
     def is_file(self) -> bool:
