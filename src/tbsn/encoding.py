@@ -15,6 +15,55 @@ from tbsn.images import SUFFIXES, Photo, load, reason
 from tbsn.rows import as_image, write_to
 
 MAX_RESOLUTION = 1e6
+ELSEWHERE = "choose another output with -o"
+LOSSLESS = "lossless"
+LOSSY = (".jpg", ".jpeg", ".webp")
+NO_ALPHA = (".jpg", ".jpeg", ".npy")
+TIFF = (".tif", ".tiff")
+KEPT = {
+    "icc-profile-data": pyvips.GValue.blob_type,
+    "exif-data": pyvips.GValue.blob_type,
+    "xmp-data": pyvips.GValue.blob_type,
+    "iptc-data": pyvips.GValue.blob_type,
+    "image-description": pyvips.GValue.gstr_type,
+    "orientation": pyvips.GValue.gint_type,
+}
+PRIVATE = ("exif-data", "xmp-data", "iptc-data", "image-description")
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How to write: ``quality`` of JPEG and WebP; without ``private`` metadata (EXIF, XMP, IPTC, description) or with.
+
+    Profile, resolution and orientation always stay: without them it is another picture.
+    """
+
+    quality: int = 95
+    private: bool = True
+
+
+def write(path: Path, pixels: np.ndarray, like: Photo | None = None) -> None:
+    """`write_rows` of a whole image (h, w, c)."""
+    whole = np.ascontiguousarray(pixels)
+    write_rows(path, [whole], whole.shape, whole.dtype, like)
+
+
+def write_rows(
+    path: Path,
+    rows: Iterable[np.ndarray],
+    shape: tuple[int, ...],
+    dtype: np.dtype,
+    like: Photo | None = None,
+    encoding: Encoding = Encoding(),
+) -> None:
+    """Write an image of ``shape`` (h, w, c) as its rows come, with the alpha and the metadata of ``like``.
+
+    If ``like`` has several pages, so has the output: the rows of all of them follow each other. The format follows
+    the suffix of ``path``. The file appears whole or not at all. Raises `InputError` if it cannot be written, or the
+    format does not hold the depth, and whatever ``rows`` raises.
+    """
+    suffix = path.suffix.lower()
+    pages = like.pages if like else 1
     check_holds(path, np.dtype(dtype), shape[2], pages, like is not None and like.alpha)
     try:
         with atomic(path) as partial:
