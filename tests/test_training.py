@@ -268,6 +268,15 @@ def test_a_run_is_neither_overwritten_nor_mixed(blocks: Path, tmp_path: Path) ->
     runs.open_run(tmp_path / "run", other, Start())
 
 
+def test_the_network_of_a_checkpoint_cannot_be_changed(tmp_path: Path) -> None:
+    first, wider = (load_recipe(TrainRecipe, "cpu", [*TINY, f"network.width={width}"]) for width in (8, 16))
+    runs.open_run(tmp_path, first, Start())
+    checkpoint.save(tmp_path, {"step": 1})
+    with pytest.raises(InputError, match=r"network.width 8 -> 16; .*-o$"):
+        runs.open_run(tmp_path, wider, Start(accept_changes=True))
+    runs.open_run(tmp_path, first, Start())
+
+
 def test_the_previous_checkpoint_stands_in_for_a_damaged_one(tmp_path: Path) -> None:
     for step in (1, 2):
         checkpoint.save(tmp_path, {"step": step})

@@ -23,6 +23,11 @@ def save(run: Path, state: dict[str, Any]) -> None:
             newest.replace(run / PREVIOUS)
 
 
+def exists(run: Path) -> bool:
+    """Whether a run has a checkpoint."""
+    return any((run / name).exists() for name in (NEWEST, PREVIOUS))
+
+
 def load(run: Path) -> dict[str, Any] | None:
     """The newest readable checkpoint of a run, on the CPU; None if it has none. Nothing but tensors is unpickled."""
     problems = []

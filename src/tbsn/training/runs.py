@@ -23,7 +23,7 @@ from tbsn.network import TBSN
 from tbsn.network.files import MODEL, Network, Student, build, load_network
 from tbsn.settings import TeacherSettings
 from tbsn.teacher import BlindNetwork, as_numpy, of_network
-from tbsn.training import kept, losses
+from tbsn.training import checkpoint, kept, losses
 from tbsn.training.data import Crops, Renoised, split
 from tbsn.training.fit import Loss, fit
 from tbsn.training.photos import Photos, cached_arrays, cached_folder, facts
@@ -35,6 +35,7 @@ Recipe = TrainRecipe | DistillRecipe | RenoiseRecipe
 
 SAMPLE = 256
 HELD_BACK = 8
+OTHER_NETWORK = "use the same network.*, or begin another run with -o"
 DIFFERENT = "use the same settings, another folder with -o, or add --accept-changes"
 
 
@@ -127,7 +128,7 @@ def _blind_network(path: Path, channels: int) -> BlindNetwork:
 def open_run(run: Path, recipe: Settings, start: Start) -> None:
     """Make the folder of a run, or check that it can go on: the same recipe, or changes that are accepted.
 
-    Raises `InputError` that names what has changed.
+    The network of a checkpoint cannot be changed. Raises `InputError` that names what has changed.
     """
     file = run / "recipe.yaml"
     wanted = recipe.model_dump(mode="json")
@@ -135,6 +136,9 @@ def open_run(run: Path, recipe: Settings, start: Start) -> None:
         if file.exists():
             known = type(recipe).model_validate(yaml.safe_load(file.read_text())).model_dump(mode="json")
             changes = list(_changes(known, wanted))
+            built = [change for change in changes if change.startswith("network.")]
+            if built and checkpoint.exists(run):
+                raise InputError(file, f"its checkpoint is of another network: {', '.join(built)}", OTHER_NETWORK)
             if changes and not start.accept_changes:
                 raise InputError(file, f"differs from the settings asked for: {', '.join(changes)}", DIFFERENT)
         elif start.resume:
