@@ -15,6 +15,8 @@ import pytest
 
 from conftest import save
 from tbsn import images
+from tbsn.diagnose import diagnose
+from tbsn.noisy import noisy_images
 from tbsn.training.photos import cached, cached_folder
 
 
@@ -42,6 +44,26 @@ def test_cache_is_made_anew_only_when_the_folder_changes(folder: Path, tmp_path:
     assert (tmp_path / "cache" / "pixels.bin").stat().st_mtime_ns == made
     (folder / "letters.jpg").unlink()
     assert len(cached_folder(folder, tmp_path / "cache", 3)) == 2
+
+
+@pytest.mark.parametrize("place", ["runs/teacher", "more", "."])
+def test_what_the_program_has_written_is_not_learned_from(
+    blocks: Path, tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(blocks)
+    (blocks / "photo_denoised.png").write_bytes((blocks / "01_14.png").read_bytes())
+    before = cached_folder(Path(), tmp_path / "cache", 3)
+    assert len(before) == 3, "its source is not here: a photo may be called so"
+    for result in (Path(place) / "samples" / "step-1.png", Path("01_14_denoised.jpg"), Path("more/12_14_denoised.png")):
+        result.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy("01_14.png", result)
+    for name in ("recipe.yaml", "started.jsonl"):
+        Path(place, name).touch()
+    after = cached_folder(Path(), tmp_path / "cache", 3)
+    found = {after.name(i) for i in range(len(after))}
+    assert found == {"01_14.png", "photo_denoised.png"} | ({"more/12_14.png"} if place != "more" else set())
+    assert diagnose([Path()], print).found == len(found)
+    assert list(noisy_images([Path("01_14_denoised.jpg")])) == [Path("01_14_denoised.jpg")], "it was asked for"
 
 
 @pytest.mark.parametrize("event", ["gone", "new"])

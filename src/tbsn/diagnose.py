@@ -12,6 +12,7 @@ from tbsn import images
 from tbsn.advice import CROPS, Advice, advise
 from tbsn.errors import InputError
 from tbsn.noise import LEVELS, METHOD, Noise, Survey, combine, survey
+from tbsn.noisy import noisy_images
 from tbsn.scale import full_depth
 
 MOST_IMAGES = 256
@@ -49,12 +50,12 @@ def diagnose(inputs: Iterable[Path], failed: Callable[[InputError], None], chann
     `InputError` if there is none that can.
     """
     inputs = list(inputs)
-    found = sum(1 for _ in images.find(inputs))
+    found = sum(1 for _ in noisy_images(inputs))
     if not found:
         suffixes = " ".join(images.SUFFIXES)
         raise InputError(inputs[0], "no images in this folder", f"name files or folders with {suffixes}")
     numbers = set(np.linspace(0, found - 1, min(found, MOST_IMAGES)).astype(int).tolist())
-    chosen = [path for i, path in enumerate(images.find(inputs)) if i in numbers]
+    chosen = [path for i, path in enumerate(noisy_images(inputs)) if i in numbers]
     surveys: list[Survey] = []
     for path in chosen:
         try:

@@ -14,6 +14,7 @@ import numpy as np
 from tbsn import images
 from tbsn.errors import InputError
 from tbsn.files import atomic
+from tbsn.noisy import noisy_images
 from tbsn.scale import full_depth
 
 CACHE_VERSION = 3
@@ -71,7 +72,7 @@ class Photos(Sequence[np.ndarray]):
 
 
 def cached_folder(folder: Path, cache: Path, channels: int, other: Path | None = None) -> Photos:
-    """The images of a folder, searched recursively; decoded again only if the folder has changed.
+    """The `noisy_images` of a folder, searched recursively; decoded again only if the folder has changed.
 
     Grey images are repeated to reach the channels. Images that cannot be used are left out: see `Photos.skipped`. A
     cache of the same images at ``other`` serves as well. The folder may change meanwhile: what is not there any more is
@@ -79,7 +80,7 @@ def cached_folder(folder: Path, cache: Path, channels: int, other: Path | None =
     """
 
     def stamped(digest: Callable[[bytes], None]) -> Iterator[Path]:
-        for path in images.find([folder]) if folder.is_dir() else ():
+        for path in noisy_images([folder]) if folder.is_dir() else ():
             try:
                 found = path.stat()
             except OSError:

@@ -21,6 +21,7 @@ from tbsn.errors import InputError
 from tbsn.files import atomic, remove_partial
 from tbsn.network import TBSN
 from tbsn.network.files import MODEL, Network, Student, build, load_network
+from tbsn.noisy import SAMPLES
 from tbsn.settings import TeacherSettings
 from tbsn.teacher import BlindNetwork, as_numpy, of_network
 from tbsn.training import checkpoint, kept, losses
@@ -181,9 +182,9 @@ def _fit(
     def watch(step: int, averaged: Network) -> None:
         denoise = as_numpy(of_network(averaged.to(fabric.device), TeacherSettings(passes=0)), fabric.device)
         denoised = images.from_float(denoise(images.to_float(sample)), sample.dtype)
-        (run / "samples").mkdir(exist_ok=True)
+        (run / SAMPLES).mkdir(exist_ok=True)
         if sample.shape[2] in (1, 3):
-            write(run / "samples" / f"step-{step:06}.png", np.concatenate([sample, denoised], axis=1))
+            write(run / SAMPLES / f"step-{step:06}.png", np.concatenate([sample, denoised], axis=1))
 
     return fit(network, loss, crops, recipe.fit, run, fabric, start.max_seconds, held_back, watch)
 
