@@ -247,5 +247,17 @@ def test_a_killed_process_ends_all_within_a_minute(blocks: Path, tmp_path: Path)
     assert step_of(tmp_path / "run") >= 1
 
 
+@pytest.mark.slow
+def test_sigterm_ends_all_processes_with_a_checkpoint(blocks: Path, tmp_path: Path) -> None:
+    run, settings = tmp_path / "run", {"fit_steps": "100000", "fit_log_every": "100000"}
+    process = started(torchrun(2, command(blocks, run, **settings)), env=one_thread())
+    while not step_of(run):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.1)
+    process.terminate()
+    _, said = process.communicate(timeout=20)
+    assert f"SIGTERM at step {step_of(run)}; a checkpoint is written" in said
+
+
 def one_thread() -> dict[str, str]:
     return os.environ | {"OMP_NUM_THREADS": "1"}

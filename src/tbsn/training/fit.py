@@ -72,12 +72,9 @@ def fit(
             parts = zip(*(part.to(fabric.device).chunk(settings.accumulate) for part in batch), strict=True)
             losses.append(gradients(state.model, loss, list(parts), fabric, mixed))
             state.advance()
-            stop, last = 0, state.step == settings.steps
-            logs = last or state.step % settings.log_every == 0
-            if logs or fabric.world_size == 1:
-                stop, state.seconds = _agreed(fabric, received(), time.monotonic() - began)
-                last = last or bool(stop) or state.seconds >= max_seconds
-            if logs or last:
+            stop, state.seconds = _agreed(fabric, received(), time.monotonic() - began)
+            last = bool(stop) or state.step == settings.steps or state.seconds >= max_seconds
+            if last or state.step % settings.log_every == 0:
                 rate = len(losses) / (time.monotonic() - logged)
                 mean = float(fabric.all_reduce(torch.stack(losses).mean()))  # type: ignore[arg-type]
                 state.log(loss=mean, steps_per_second=rate, lr=state.lr)
@@ -237,7 +234,10 @@ def mean_loss(network: Network, loss: Loss, batches: Sequence[Sequence[Tensor]],
 
 
 def _agreed(fabric: Fabric, stop: int, seconds: float) -> tuple[int, float]:
-    """The largest of all processes' signal numbers and clocks, so that all end at the same step, if they end."""
+    """The largest of all processes' signal numbers and clocks, so that all end at the same step, if they end.
+
+    It takes a third of a millisecond: a step of any use takes hundreds.
+    """
     if fabric.world_size == 1:
         return stop, seconds
     values = torch.tensor([stop, seconds], device=fabric.device)
