@@ -26,9 +26,8 @@ from tbsn.teacher import numpy_denoiser
 from tbsn.training import losses, runs
 from tbsn.training.data import Crops
 from tbsn.training.fit import fit
-from tbsn.training.processes import open_fabric
 from tbsn.training.recipe import TrainRecipe, load_recipe
-from tbsn.training.runs import Start
+from tbsn.training.start import Start, at_work
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 KINDS = {"last": "last", "average": "EMA"}
@@ -44,21 +43,20 @@ def train(
     """Train for each seed and keep every checkpoint."""
     for seed in range(seeds):
         settings, run = load_recipe(TrainRecipe, recipe, [f"fit.seed={seed}"]), output / f"seed-{seed}"
-        fabric = open_fabric("cpu", run)
-        runs.open_run(run, settings, Start())
-        photos = runs.open_photos(folder, run, settings.network.channels, settings.fit.crop, output / "seed-0")
-        cut = partial(Crops, [photos], stride=settings.pd)
-        crops, held_back = runs.open_crops(cut, photos, settings.fit, runs.share(settings.fit, fabric))
-        torch.manual_seed(seed)
-        network = build(settings.network)
-        kept = run / "weights"
-        kept.mkdir(exist_ok=True)
+        with at_work(run, settings, Start("cpu")) as (fabric, places):
+            photos = runs.open_photos(folder, run, settings.network.channels, settings.fit.crop, output / "seed-0")
+            cut = partial(Crops, [photos], stride=settings.pd)
+            crops, held_back = runs.open_crops(cut, photos, settings.fit, places)
+            torch.manual_seed(seed)
+            network = build(settings.network)
+            kept = run / "weights"
+            kept.mkdir(exist_ok=True)
 
-        def keep(step: int, averaged: Network, network: Network = network, kept: Path = kept) -> None:
-            save_network(kept / f"last-{step:06}.safetensors", network)
-            save_network(kept / f"average-{step:06}.safetensors", averaged)
+            def keep(step: int, averaged: Network, network: Network = network, kept: Path = kept) -> None:
+                save_network(kept / f"last-{step:06}.safetensors", network)
+                save_network(kept / f"average-{step:06}.safetensors", averaged)
 
-        fit(network, losses.blind_spot, crops, settings.fit, run, fabric, held_back=held_back, watch=keep)
+            fit(network, losses.blind_spot, crops, settings.fit, run, fabric, held_back=held_back, watch=keep)
 
 
 @app.command()

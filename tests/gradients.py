@@ -13,12 +13,13 @@ from tbsn.training.fit import gradients
 from tbsn.training.photos import cached_folder
 from tbsn.training.processes import made_by_first, open_fabric
 from tbsn.training.recipe import TrainRecipe, load_recipe
+from tbsn.training.start import share
 
 folder, run, output = map(Path, sys.argv[1:])
 settings = ["network={width: 8, group_channels: 8, blocks: [1, 1, 1], refinement: 1}", "fit.batch=4"]
 recipe = load_recipe(TrainRecipe, "cpu", settings)
 fabric = open_fabric("cpu", run)
-places = runs.share(recipe.fit, fabric)
+places = share(recipe.fit, fabric)
 photos = made_by_first(fabric, lambda: cached_folder(folder, run / "cache", 3))
 crops, _ = runs.open_crops(partial(Crops, [photos], stride=recipe.pd), photos, recipe.fit, places)
 torch.manual_seed(0)

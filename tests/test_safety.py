@@ -7,6 +7,7 @@ import random
 import resource
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -22,6 +24,7 @@ from tbsn.errors import InputError
 from tbsn.network.files import load_network
 from tbsn.training import checkpoint, fit, runs
 from tbsn.training.data import Crops
+from tbsn.training.photos import ENTRY
 from tbsn.training.recipe import TrainRecipe, load_recipe
 from tbsn.training.runs import Start
 
@@ -77,6 +80,33 @@ def test_a_signal_stops_with_a_checkpoint_and_the_same_command_goes_on(
     whole = command(blocks, tmp_path / "whole", fit_steps="12", fit_checkpoint_every="100")
     assert subprocess.run(whole, capture_output=True, check=False).returncode == 0
     assert same_weights(tmp_path / "run", tmp_path / "whole")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_before_the_first_step_is_one_line(photo: Path, tmp_path: Path, number: signal.Signals) -> None:
+    (tmp_path / "many").mkdir()
+    for i in range(5000):
+        (tmp_path / "many" / f"{i}.png").hardlink_to(photo)
+    process = started(command(tmp_path / "many", tmp_path / "run"))
+    pixels = tmp_path / "run" / "cache" / "pixels.bin"
+    while not (pixels.exists() and pixels.stat().st_size):
+        time.sleep(0.02)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert said == f"stopped: {tmp_path / 'run'}: by {number.name}; the same command goes on\n"
+    assert len(np.fromfile(tmp_path / "run" / "cache" / "index.bin", ENTRY)) > 0
+
+
+def test_one_run_is_the_work_of_one_command(blocks: Path, tmp_path: Path) -> None:
+    again = command(blocks, tmp_path / "run", "--accept-changes", fit_steps="100000")
+    process = started(again)
+    wait_for(tmp_path / "run", 1, process)
+    second = subprocess.run(again, capture_output=True, text=True, check=False)
+    assert second.returncode == 2 and second.stderr.count("\n") == 1
+    assert "another process is at work on this run" in second.stderr
+    process.kill()
+    process.communicate()
 
 
 @pytest.mark.slow
@@ -245,6 +275,26 @@ def test_a_killed_process_ends_all_within_a_minute(blocks: Path, tmp_path: Path)
     assert process.returncode != 0 and time.monotonic() - killed < 60
     assert "SIGKILL" in said
     assert step_of(tmp_path / "run") >= 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_that_is_lost_elsewhere_is_told_in_one_line(blocks: Path, tmp_path: Path, rank: int) -> None:
+    arguments = command(blocks, tmp_path / "run", fit_steps="100000")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    shared = {"WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 1, "LOCAL_RANK": 0, "TORCHELASTIC_RUN_ID": 1}
+    shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    both = [
+        started(arguments, env=one_thread() | {name: str(value) for name, value in (shared | {"RANK": rank}).items()})
+        for rank in range(2)
+    ]
+    wait_for(tmp_path / "run", 2, both[0])
+    both[rank].kill()
+    both[rank].communicate()
+    _, said = both[1 - rank].communicate(timeout=60)
+    assert both[1 - rank].returncode == 2 and "another process of this run has ended" in said.splitlines()[-1]
+    assert "Traceback" not in said and "Grad strides" not in said
 
 
 @pytest.mark.slow

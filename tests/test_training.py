@@ -22,7 +22,7 @@ from tbsn.training.fit import learning_rate
 from tbsn.training.noise_model import SAME
 from tbsn.training.photos import cached_arrays, cached_folder, facts
 from tbsn.training.recipe import DistillRecipe, FitSettings, PairSettings, RenoiseRecipe, TrainRecipe, load_recipe
-from tbsn.training.runs import Start
+from tbsn.training.start import Start, open_run
 
 TINY = ["network.width=8", "network.group_channels=8", "network.blocks=[1,1,1]", "network.refinement=1"]
 TINY_HOLE = ["network.widths=[8,8,8]", "network.blocks=[1,1,1]", "network.head=8"]
@@ -258,23 +258,23 @@ def test_training_lowers_the_loss_and_distillation_follows(
 def test_a_run_is_neither_overwritten_nor_mixed(blocks: Path, tmp_path: Path) -> None:
     recipe = load_recipe(TrainRecipe, "cpu", [*TINY, *SHORT, "fit.steps=2"])
     with pytest.raises(InputError, match="no run to go on with"):
-        runs.open_run(tmp_path / "run", recipe, Start(resume=True))
-    runs.open_run(tmp_path / "run", recipe, Start())
-    runs.open_run(tmp_path / "run", recipe, Start(resume=True))
+        open_run(tmp_path / "run", recipe, Start(resume=True)).close()
+    open_run(tmp_path / "run", recipe, Start()).close()
+    open_run(tmp_path / "run", recipe, Start(resume=True)).close()
     other = load_recipe(TrainRecipe, "cpu", [*TINY, *SHORT, "fit.steps=3"])
     with pytest.raises(InputError, match=r"fit.steps 2 -> 3; .*--accept-changes"):
-        runs.open_run(tmp_path / "run", other, Start())
-    runs.open_run(tmp_path / "run", other, Start(accept_changes=True))
-    runs.open_run(tmp_path / "run", other, Start())
+        open_run(tmp_path / "run", other, Start()).close()
+    open_run(tmp_path / "run", other, Start(accept_changes=True)).close()
+    open_run(tmp_path / "run", other, Start()).close()
 
 
 def test_the_network_of_a_checkpoint_cannot_be_changed(tmp_path: Path) -> None:
     first, wider = (load_recipe(TrainRecipe, "cpu", [*TINY, f"network.width={width}"]) for width in (8, 16))
-    runs.open_run(tmp_path, first, Start())
+    open_run(tmp_path, first, Start()).close()
     checkpoint.save(tmp_path, {"step": 1})
     with pytest.raises(InputError, match=r"network.width 8 -> 16; .*-o$"):
-        runs.open_run(tmp_path, wider, Start(accept_changes=True))
-    runs.open_run(tmp_path, first, Start())
+        open_run(tmp_path, wider, Start(accept_changes=True)).close()
+    open_run(tmp_path, first, Start()).close()
 
 
 def test_the_previous_checkpoint_stands_in_for_a_damaged_one(tmp_path: Path) -> None:

@@ -4,7 +4,10 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
+
+from tbsn.errors import Stopped
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -20,15 +23,39 @@ def remembered_signal() -> Iterator[Callable[[], int]]:
             raise KeyboardInterrupt
         received = number
 
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: 0
-        return
-    previous = {number: signal.signal(number, remember) for number in SIGNALS}
-    try:
+    with _handled_by(remember):
         yield lambda: received
+
+
+@contextmanager
+def stopped_by_signal(run: Path) -> Iterator[None]:
+    """SIGTERM or Ctrl-C ends this block at once, as `Stopped`."""
+    received = signal.SIGINT
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        nonlocal received
+        received = signal.Signals(number)
+        raise KeyboardInterrupt
+
+    try:
+        with _handled_by(interrupt):
+            yield
+    except KeyboardInterrupt:
+        raise Stopped(run, f"by {received.name}", "the same command goes on", received) from None
+
+
+@contextmanager
+def _handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Only the main thread can handle signals: nothing changes in another."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = {number: signal.signal(number, handler) for number in SIGNALS}
+    try:
+        yield
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        for number, before in previous.items():
+            signal.signal(number, before)
 
 
 def ignore_signals(worker: int) -> None:

@@ -6,23 +6,28 @@ import platform
 import shlex
 import sys
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.loggers.tensorboard import TensorBoardLogger
 from lightning_fabric.strategies.ddp import DDPStrategy
 from lightning_fabric.utilities.exceptions import MisconfigurationException
+from torch import distributed
 
 from tbsn.errors import InputError
 from tbsn.memory import keep_freed_memory
-from tbsn.training.photos import Photos
+
+T = TypeVar("T")
 
 PATIENCE = timedelta(days=7)  # for the first process, which decodes and teaches while the others wait
+SILENCE = timedelta(minutes=5)  # of a process that trains: longer than any step, or score, should take
 
 
 def open_fabric(device: str, run: Path) -> Fabric:
@@ -30,7 +35,9 @@ def open_fabric(device: str, run: Path) -> Fabric:
     world, local = (int(os.environ.get(name, "1")) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
     spread: dict[str, Any] = {"devices": local, "num_nodes": world // local}
     if world > 1:
-        spread["strategy"] = DDPStrategy(timeout=PATIENCE)
+        # The weights are laid out channels last, and the gradients come so too or not: the sum is the same.
+        warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
+        spread["strategy"] = DDPStrategy(timeout=SILENCE)
     logger = TensorBoardLogger(run, name="", version="tensorboard")
     try:
         fabric = Fabric(accelerator=device, loggers=logger, **spread)
@@ -42,11 +49,26 @@ def open_fabric(device: str, run: Path) -> Fabric:
     return fabric
 
 
-def made_by_first(fabric: Fabric, make: Callable[[], Photos]) -> Photos:
-    """Photos that the first process makes, and the others open when they are whole (on a file system they share)."""
-    photos = make() if fabric.is_global_zero else None
-    directory: Path = fabric.broadcast(photos.directory if photos else None)  # type: ignore[assignment]
-    return photos or Photos(directory)
+def made_by_first(fabric: Fabric, make: Callable[[], T]) -> T:
+    """What the first process makes, for all: the others wait. `Photos` are on a file system that they share."""
+    if fabric.world_size == 1:
+        return make()
+    patient = distributed.new_group(timeout=PATIENCE, backend="gloo")
+    made = [make() if fabric.is_global_zero else None]
+    distributed.broadcast_object_list(made, group=cast(distributed.ProcessGroup, patient))
+    return cast(T, made[0])
+
+
+@contextmanager
+def ended_with_others(run: Path, fabric: Fabric) -> Iterator[None]:
+    """Raises `InputError` if this block ends because another process of the run has ended, or says nothing."""
+    try:
+        yield
+    except RuntimeError as error:
+        if fabric.world_size == 1 or not (isinstance(error, distributed.DistError) or "gloo" in str(error)):
+            raise
+        remedy = "the same command goes on from the last checkpoint"
+        raise InputError(run, "another process of this run has ended, or is silent", remedy) from error
 
 
 def record_start(run: Path, fabric: Fabric) -> None:

@@ -2,15 +2,12 @@
 
 import itertools
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from lightning_fabric import Fabric
 from torch import Tensor
 
@@ -18,41 +15,23 @@ from tbsn import images
 from tbsn.denoiser import find, load
 from tbsn.encoding import write
 from tbsn.errors import InputError
-from tbsn.files import atomic, remove_partial
 from tbsn.network import TBSN
 from tbsn.network.files import MODEL, Network, Student, build, load_network
 from tbsn.noisy import SAMPLES
 from tbsn.settings import TeacherSettings
 from tbsn.teacher import BlindNetwork, as_numpy, of_network
-from tbsn.training import checkpoint, kept, losses
+from tbsn.training import kept, losses
 from tbsn.training.data import Crops, Renoised, split
 from tbsn.training.fit import Loss, fit
 from tbsn.training.photos import Photos, cached_arrays, cached_folder, facts
-from tbsn.training.processes import made_by_first, open_fabric, record_start
-from tbsn.training.recipe import DistillRecipe, FitSettings, RenoiseRecipe, Settings, TrainRecipe
+from tbsn.training.processes import made_by_first, record_start
+from tbsn.training.recipe import DistillRecipe, FitSettings, RenoiseRecipe, TrainRecipe
+from tbsn.training.start import Recipe, Start, at_work, changes
 
 Source = Path | Sequence[np.ndarray]
-Recipe = TrainRecipe | DistillRecipe | RenoiseRecipe
 
 SAMPLE = 256
 HELD_BACK = 8
-OTHER_NETWORK = "use the same network.*, or begin another run with -o"
-DIFFERENT = "use the same settings, another folder with -o, or add --accept-changes"
-
-
-@dataclass(frozen=True)
-class Start:
-    """How a run is started, this time: what the recipe does not say.
-
-    ``resume`` refuses to begin a new run; ``accept_changes`` goes on although the recipe has changed. ``init`` is a
-    model to start from. ``max_seconds`` of training in all end the run early, its schedule finished.
-    """
-
-    device: str = "auto"
-    resume: bool = False
-    accept_changes: bool = False
-    init: Path | None = None
-    max_seconds: float = float("inf")
 
 
 def train(source: Source, run: Path, recipe: TrainRecipe, start: Start) -> Network:
@@ -61,17 +40,10 @@ def train(source: Source, run: Path, recipe: TrainRecipe, start: Start) -> Netwo
     A run that is there already, with the same recipe, goes on from its last checkpoint.
     """
     _check_multiple(recipe.fit.crop // recipe.pd, recipe.network.multiple, recipe.fit.crop, recipe.pd)
-    fabric = open_fabric(start.device, run)
-    places = share(recipe.fit, fabric)
-
-    def prepare() -> Photos:
-        open_run(run, recipe, start)
-        return open_photos(source, run, recipe.network.channels, recipe.fit.crop)
-
-    photos = made_by_first(fabric, prepare)
-    return _fit(
-        run, recipe, losses.blind_spot, partial(Crops, [photos], stride=recipe.pd), photos, places, fabric, start
-    )
+    with at_work(run, recipe, start) as (fabric, places):
+        photos = made_by_first(fabric, lambda: open_photos(source, run, recipe.network.channels, recipe.fit.crop))
+        cut = partial(Crops, [photos], stride=recipe.pd)
+        return _fit(run, recipe, losses.blind_spot, cut, photos, places, fabric, start)
 
 
 def distill(source: Source, teachers: Sequence[Path], run: Path, recipe: DistillRecipe, start: Start) -> Network:
@@ -81,16 +53,12 @@ def distill(source: Source, teachers: Sequence[Path], run: Path, recipe: Distill
     """
     _check_multiple(recipe.fit.crop, recipe.network.multiple, recipe.fit.crop, 1)
     networks = [_blind_network(path, recipe.network.channels) for path in teachers]
-    fabric = open_fabric(start.device, run)
-    places = share(recipe.fit, fabric)
-
-    def prepare() -> Photos:
-        open_run(run, recipe, start)
-        return open_photos(source, run, recipe.network.channels, recipe.fit.crop, teachers[0])
-
-    photos = made_by_first(fabric, prepare)
-    taught = made_by_first(fabric, lambda: kept.targets(networks, photos, recipe.targets, run, fabric.device))
-    return _fit(run, recipe, losses.distillation, partial(Crops, [photos, taught]), photos, places, fabric, start)
+    channels, crop = recipe.network.channels, recipe.fit.crop
+    with at_work(run, recipe, start) as (fabric, places):
+        photos = made_by_first(fabric, lambda: open_photos(source, run, channels, crop, teachers[0]))
+        taught = made_by_first(fabric, lambda: kept.targets(networks, photos, recipe.targets, run, fabric.device))
+        cut = partial(Crops, [photos, taught])
+        return _fit(run, recipe, losses.distillation, cut, photos, places, fabric, start)
 
 
 def renoise(source: Source, models: Sequence[str | Path], run: Path, recipe: RenoiseRecipe, start: Start) -> Network:
@@ -102,19 +70,13 @@ def renoise(source: Source, models: Sequence[str | Path], run: Path, recipe: Ren
     _check_multiple(recipe.fit.crop, recipe.network.multiple, recipe.fit.crop, 1)
     denoiser = kept.mean_of([load(model, strength=1, device="cpu") for model in models])
     weights = b"".join((file / MODEL if file.is_dir() else file).read_bytes() for file in map(find, models))
-    fabric = open_fabric(start.device, run)
-    places = share(recipe.fit, fabric)
-
-    def prepare() -> Photos:
-        open_run(run, recipe, start)
-        return open_photos(source, run, recipe.network.channels, recipe.fit.crop)
-
-    photos = made_by_first(fabric, prepare)
-    estimates = made_by_first(fabric, lambda: kept.estimates(denoiser, weights, photos, run, fabric.device))
     how = recipe.pairs
-    power = fabric.broadcast(kept.power(denoiser, photos, estimates, how.curve) if fabric.is_global_zero else [])
-    cut = partial(Renoised, photos, estimates, how=how, power=power)
-    return _fit(run, recipe, losses.renoised, cut, photos, places, fabric, start)
+    with at_work(run, recipe, start) as (fabric, places):
+        photos = made_by_first(fabric, lambda: open_photos(source, run, recipe.network.channels, recipe.fit.crop))
+        estimates = made_by_first(fabric, lambda: kept.estimates(denoiser, weights, photos, run, fabric.device))
+        power = made_by_first(fabric, lambda: kept.power(denoiser, photos, estimates, how.curve))
+        cut = partial(Renoised, photos, estimates, how=how, power=power)
+        return _fit(run, recipe, losses.renoised, cut, photos, places, fabric, start)
 
 
 def _blind_network(path: Path, channels: int) -> BlindNetwork:
@@ -124,43 +86,6 @@ def _blind_network(path: Path, channels: int) -> BlindNetwork:
     if isinstance(network, Student):
         raise InputError(path, "is a student, not a blind-spot network", "name the run of `tbsn train`")
     return network
-
-
-def open_run(run: Path, recipe: Settings, start: Start) -> None:
-    """Make the folder of a run, or check that it can go on: the same recipe, or changes that are accepted.
-
-    The network of a checkpoint cannot be changed. Raises `InputError` that names what has changed.
-    """
-    file = run / "recipe.yaml"
-    wanted = recipe.model_dump(mode="json")
-    try:
-        if file.exists():
-            known = type(recipe).model_validate(yaml.safe_load(file.read_text())).model_dump(mode="json")
-            changes = list(_changes(known, wanted))
-            built = [change for change in changes if change.startswith("network.")]
-            if built and checkpoint.exists(run):
-                raise InputError(file, f"its checkpoint is of another network: {', '.join(built)}", OTHER_NETWORK)
-            if changes and not start.accept_changes:
-                raise InputError(file, f"differs from the settings asked for: {', '.join(changes)}", DIFFERENT)
-        elif start.resume:
-            raise InputError(run, "holds no run to go on with", "leave out --resume to begin one")
-        run.mkdir(parents=True, exist_ok=True)
-        remove_partial(run)
-        with atomic(file) as partial:
-            partial.write_text(yaml.safe_dump(wanted, sort_keys=False))
-    except OSError as error:
-        raise InputError(run, f"cannot write here ({error.strerror})", "choose another folder with -o") from error
-    except (ValueError, yaml.YAMLError) as error:
-        raise InputError(file, "is not a recipe of this kind", "choose another folder with -o") from error
-
-
-def _changes(known: dict[str, Any], wanted: dict[str, Any], prefix: str = "") -> Iterator[str]:
-    for key, value in wanted.items():
-        before = known.get(key)
-        if isinstance(value, dict):
-            yield from _changes(before or {}, value, f"{prefix}{key}.")
-        elif before != value:
-            yield f"{prefix}{key} {before} -> {value}"
 
 
 def _fit(
@@ -189,16 +114,6 @@ def _fit(
     return fit(network, loss, crops, recipe.fit, run, fabric, start.max_seconds, held_back, watch)
 
 
-def share(settings: FitSettings, fabric: Fabric) -> range:
-    """The places of every batch that this process computes. Raises `InputError` if the batch cannot be shared."""
-    each, rest = divmod(settings.batch, fabric.world_size * settings.accumulate)
-    if rest:
-        parts = f"{fabric.world_size} processes x {settings.accumulate} parts"
-        raise InputError(f"fit.batch={settings.batch}", f"cannot be shared by {parts}", "make it a multiple")
-    each *= settings.accumulate
-    return range(fabric.global_rank * each, (fabric.global_rank + 1) * each)
-
-
 def open_crops(
     cut: Callable[..., Crops], photos: Photos, settings: FitSettings, places: range
 ) -> tuple[Crops, list[Sequence[Tensor]]]:
@@ -219,8 +134,8 @@ def _new_network(recipe: Recipe, init: Path | None) -> Network:
     if init:
         first = load_network(find(init))
         if first.config != recipe.network:
-            changes = ", ".join(_changes(first.config.model_dump(), recipe.network.model_dump()))
-            raise InputError(init, f"is another network than the recipe's: {changes}", "set network.* to its values")
+            found = ", ".join(changes(first.config.model_dump(), recipe.network.model_dump()))
+            raise InputError(init, f"is another network than the recipe's: {found}", "set network.* to its values")
         network.load_state_dict(first.state_dict())
     if isinstance(network, TBSN) and isinstance(recipe, TrainRecipe):
         network.set_recompute(recipe.recompute)
