@@ -43,7 +43,7 @@ def train(
     """Train for each seed and keep every checkpoint."""
     for seed in range(seeds):
         settings, run = load_recipe(TrainRecipe, recipe, [f"fit.seed={seed}"]), output / f"seed-{seed}"
-        with at_work(run, settings, Start("cpu")) as (fabric, places):
+        with at_work(run, settings, Start("cpu"), dict) as (fabric, places):
             photos = runs.open_photos(folder, run, settings.network.channels, settings.fit.crop, output / "seed-0")
             cut = partial(Crops, [photos], stride=settings.pd)
             crops, held_back = runs.open_crops(cut, photos, settings.fit, places)

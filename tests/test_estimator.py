@@ -38,6 +38,8 @@ def test_a_run_that_is_kept_goes_on(tmp_path: Path, folder: Path) -> None:
         denoiser = tbsn.SelfSupervisedDenoiser(recipe, None, None, run=tmp_path / "run", device="cpu").fit(folder)
     assert denoiser.denoise(NOISY[:50, :60, 0]).shape == (50, 60)
     assert len((tmp_path / "run" / "teacher" / "started.jsonl").read_text().splitlines()) == 2
+    with pytest.raises(InputError, match=r"images .*noisy -> arrays"):
+        denoiser.fit([NOISY])
 
 
 def test_recipes_of_other_channels_are_refused_before_training() -> None:

@@ -258,23 +258,42 @@ def test_training_lowers_the_loss_and_distillation_follows(
 def test_a_run_is_neither_overwritten_nor_mixed(blocks: Path, tmp_path: Path) -> None:
     recipe = load_recipe(TrainRecipe, "cpu", [*TINY, *SHORT, "fit.steps=2"])
     with pytest.raises(InputError, match="no run to go on with"):
-        open_run(tmp_path / "run", recipe, Start(resume=True)).close()
-    open_run(tmp_path / "run", recipe, Start()).close()
-    open_run(tmp_path / "run", recipe, Start(resume=True)).close()
+        open_run(tmp_path / "run", recipe, Start(resume=True), {}).close()
+    open_run(tmp_path / "run", recipe, Start(), {}).close()
+    open_run(tmp_path / "run", recipe, Start(resume=True), {}).close()
     other = load_recipe(TrainRecipe, "cpu", [*TINY, *SHORT, "fit.steps=3"])
     with pytest.raises(InputError, match=r"fit.steps 2 -> 3; .*--accept-changes"):
-        open_run(tmp_path / "run", other, Start()).close()
-    open_run(tmp_path / "run", other, Start(accept_changes=True)).close()
-    open_run(tmp_path / "run", other, Start()).close()
+        open_run(tmp_path / "run", other, Start(), {}).close()
+    open_run(tmp_path / "run", other, Start(accept_changes=True), {}).close()
+    open_run(tmp_path / "run", other, Start(), {}).close()
+
+
+@pytest.mark.parametrize("changed", ["images", "model", "init"])
+def test_a_run_does_not_go_on_with_other_inputs(changed: str, blocks: Path, tmp_path: Path) -> None:
+    small = ["network.widths=[8,8]", "network.blocks=[1,1]", "fit.crop=64", "fit.steps=1"]
+    recipe = load_recipe(RenoiseRecipe, "renoise-cpu", [*SHORT, *small])
+    save_network(tmp_path / "first.safetensors", build(recipe.network))
+    inputs = {"images": blocks, "model": "default", "init": tmp_path / "first.safetensors"}
+
+    def renoise(images: Path, model: str | Path, init: Path | None, accept_changes: bool = False) -> None:
+        runs.renoise(images, [model], tmp_path / "run", recipe, Start("cpu", False, accept_changes, init))
+
+    for _ in range(2):
+        renoise(**inputs)
+    other = {"images": blocks / "more", "model": "unet", "init": None}
+    inputs[changed] = other[changed]
+    with pytest.raises(InputError, match=rf"{changed}s? .* -> .*--accept-changes"):
+        renoise(**inputs)
+    renoise(**inputs, accept_changes=True)
 
 
 def test_the_network_of_a_checkpoint_cannot_be_changed(tmp_path: Path) -> None:
     first, wider = (load_recipe(TrainRecipe, "cpu", [*TINY, f"network.width={width}"]) for width in (8, 16))
-    open_run(tmp_path, first, Start()).close()
+    open_run(tmp_path, first, Start(), {}).close()
     checkpoint.save(tmp_path, {"step": 1})
     with pytest.raises(InputError, match=r"network.width 8 -> 16; .*-o$"):
-        open_run(tmp_path, wider, Start(accept_changes=True)).close()
-    open_run(tmp_path, first, Start()).close()
+        open_run(tmp_path, wider, Start(accept_changes=True), {}).close()
+    open_run(tmp_path, first, Start(), {}).close()
 
 
 def test_the_previous_checkpoint_stands_in_for_a_damaged_one(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """A run: a folder with its recipe, its log, its checkpoints and the weights that came of it."""
 
+import hashlib
 import itertools
 import sys
 from collections.abc import Callable, Sequence
@@ -40,7 +41,7 @@ def train(source: Source, run: Path, recipe: TrainRecipe, start: Start) -> Netwo
     A run that is there already, with the same recipe, goes on from its last checkpoint.
     """
     _check_multiple(recipe.fit.crop // recipe.pd, recipe.network.multiple, recipe.fit.crop, recipe.pd)
-    with at_work(run, recipe, start) as (fabric, places):
+    with at_work(run, recipe, start, lambda: _inputs(source, start)) as (fabric, places):
         photos = made_by_first(fabric, lambda: open_photos(source, run, recipe.network.channels, recipe.fit.crop))
         cut = partial(Crops, [photos], stride=recipe.pd)
         return _fit(run, recipe, losses.blind_spot, cut, photos, places, fabric, start)
@@ -54,7 +55,7 @@ def distill(source: Source, teachers: Sequence[Path], run: Path, recipe: Distill
     _check_multiple(recipe.fit.crop, recipe.network.multiple, recipe.fit.crop, 1)
     networks = [_blind_network(path, recipe.network.channels) for path in teachers]
     channels, crop = recipe.network.channels, recipe.fit.crop
-    with at_work(run, recipe, start) as (fabric, places):
+    with at_work(run, recipe, start, lambda: _inputs(source, start, teachers)) as (fabric, places):
         photos = made_by_first(fabric, lambda: open_photos(source, run, channels, crop, teachers[0]))
         taught = made_by_first(fabric, lambda: kept.targets(networks, photos, recipe.targets, run, fabric.device))
         cut = partial(Crops, [photos, taught])
@@ -69,14 +70,33 @@ def renoise(source: Source, models: Sequence[str | Path], run: Path, recipe: Ren
     """
     _check_multiple(recipe.fit.crop, recipe.network.multiple, recipe.fit.crop, 1)
     denoiser = kept.mean_of([load(model, strength=1, device="cpu") for model in models])
-    weights = b"".join((file / MODEL if file.is_dir() else file).read_bytes() for file in map(find, models))
+    weights = b"".join(map(_weights, models))
     how = recipe.pairs
-    with at_work(run, recipe, start) as (fabric, places):
+    with at_work(run, recipe, start, lambda: _inputs(source, start, models)) as (fabric, places):
         photos = made_by_first(fabric, lambda: open_photos(source, run, recipe.network.channels, recipe.fit.crop))
         estimates = made_by_first(fabric, lambda: kept.estimates(denoiser, weights, photos, run, fabric.device))
         power = made_by_first(fabric, lambda: kept.power(denoiser, photos, estimates, how.curve))
         cut = partial(Renoised, photos, estimates, how=how, power=power)
         return _fit(run, recipe, losses.renoised, cut, photos, places, fabric, start)
+
+
+def _inputs(source: Source, start: Start, models: Sequence[str | Path] = ()) -> dict[str, str]:
+    """What a run learns from, besides its recipe: the place of the images, not what is there; weights by their hash."""
+    digest = hashlib.sha256()
+    for array in () if isinstance(source, Path) else source:
+        digest.update(f"{array.shape} {array.dtype}".encode() + np.ascontiguousarray(array).tobytes())
+    images = str(source.resolve()) if isinstance(source, Path) else f"arrays {digest.hexdigest()[:12]}"
+    hashes = [hashlib.sha256(_weights(model)).hexdigest()[:12] for model in (*models, start.init) if model]
+    taught, init = (" ".join(part) or "none" for part in (hashes[: len(models)], hashes[len(models) :]))
+    return {"images": images, "models": taught, "init": init}
+
+
+def _weights(model: str | Path) -> bytes:
+    file = find(model)
+    try:
+        return (file / MODEL if file.is_dir() else file).read_bytes()
+    except OSError as error:
+        raise InputError(model, f"cannot be read ({error.strerror})", "name a model file or a run") from error
 
 
 def _blind_network(path: Path, channels: int) -> BlindNetwork:

@@ -1,6 +1,6 @@
 """The start of a run: a new one, or one that goes on. Nothing else is at work on it, and it can be stopped."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,9 @@ except ImportError:  # Windows: nothing is locked there
 
 Recipe = TrainRecipe | DistillRecipe | RenoiseRecipe
 
-RECIPE, LOCK = "recipe.yaml", "lock"
+Inputs = Callable[[], dict[str, str]]
+
+RECIPE, INPUTS, LOCK = "recipe.yaml", "inputs.yaml", "lock"
 OTHER_NETWORK = "use the same network.*, or begin another run with -o"
 DIFFERENT = "use the same settings, another folder with -o, or add --accept-changes"
 
@@ -44,15 +46,16 @@ class Start:
 
 
 @contextmanager
-def at_work(run: Path, recipe: Recipe, start: Start) -> Iterator[tuple[Fabric, range]]:
-    """The processes of a run that is open, and the `share` of this one.
+def at_work(run: Path, recipe: Recipe, start: Start, inputs: Inputs) -> Iterator[tuple[Fabric, range]]:
+    """The processes of a run that is open, and the `share` of this one. ``inputs`` is called by the first alone.
 
     Raises `InputError` as `open_run` does, or if another of the processes ended, and `Stopped` after SIGTERM or Ctrl-C.
     """
     with stopped_by_signal(run):
         fabric = open_fabric(start.device, run)
         places = share(recipe.fit, fabric)
-        with ended_with_others(run, fabric), open_run(run, recipe, start) if fabric.is_global_zero else nullcontext():
+        opened = open_run(run, recipe, start, inputs()) if fabric.is_global_zero else nullcontext()
+        with opened, ended_with_others(run, fabric):
             yield fabric, places
 
 
@@ -66,18 +69,20 @@ def share(settings: FitSettings, fabric: Fabric) -> range:
     return range(fabric.global_rank * each, (fabric.global_rank + 1) * each)
 
 
-def open_run(run: Path, recipe: Recipe, start: Start) -> TextIO:
-    """Make the folder of a run, or check that it can go on: the same recipe, or changes that are accepted.
+def open_run(run: Path, recipe: Recipe, start: Start, inputs: dict[str, str]) -> TextIO:
+    """Make the folder of a run, or check that it can go on: the same recipe and inputs, or changes that are accepted.
 
-    The network of a checkpoint cannot be changed. Raises `InputError` that names what has changed. Until the file that
-    is returned is closed, nobody else can open the run.
+    ``inputs`` are the images and models, each in words that tell it from others. The network of a checkpoint cannot be
+    changed. Raises `InputError` that names what has changed. Until the file that is returned is closed, nobody else can
+    open the run.
     """
-    file = run / RECIPE
+    file, used = run / RECIPE, run / INPUTS
     wanted = recipe.model_dump(mode="json")
     try:
         if file.exists():
             known = type(recipe).model_validate(yaml.safe_load(file.read_text())).model_dump(mode="json")
             found = list(changes(known, wanted))
+            found += changes(yaml.safe_load(used.read_text()) if used.exists() else inputs, inputs)
             built = [change for change in found if change.startswith("network.")]
             if built and checkpoint.exists(run):
                 raise InputError(file, f"its checkpoint is of another network: {', '.join(built)}", OTHER_NETWORK)
@@ -88,8 +93,9 @@ def open_run(run: Path, recipe: Recipe, start: Start) -> TextIO:
         run.mkdir(parents=True, exist_ok=True)
         lock = _locked(run)
         remove_partial(run)
-        with atomic(file) as partial:
-            partial.write_text(yaml.safe_dump(wanted, sort_keys=False))
+        for path, written in ((file, wanted), (used, inputs)):
+            with atomic(path) as partial:
+                partial.write_text(yaml.safe_dump(written, sort_keys=False))
     except OSError as error:
         raise InputError(run, f"cannot write here ({error.strerror})", "choose another folder with -o") from error
     except (ValueError, yaml.YAMLError) as error:
