@@ -1,14 +1,17 @@
 """The Python class for people's own images."""
 
+import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import tbsn
-from conftest import EXAMPLES
+from conftest import EXAMPLES, save
 from tbsn import images
 from tbsn.errors import InputError
+from tbsn.training.data import Crops
 from tbsn.training.recipe import DistillRecipe, RenoiseRecipe, TrainRecipe, load_recipe
 from test_training import SHORT, TINY
 
@@ -32,13 +35,44 @@ def test_any_number_of_channels_is_learned_and_denoised(channels: int, tmp_path:
     assert np.array_equal(again.denoise(noisy[0]), clean)
 
 
+def short_teacher(*more: str) -> TrainRecipe:
+    return load_recipe(TrainRecipe, "cpu", [*TINY, *SHORT, "fit.steps=1", *more])
+
+
+def test_one_image_is_enough_and_the_network_has_its_channels(photo: Path, tmp_path: Path) -> None:
+    five = np.concatenate([NOISY, NOISY[..., :2]], axis=2)
+    save(tmp_path / "five.tif", five)
+    for source, channels in ((photo, 3), ([str(photo)], 3), (NOISY, 3), (NOISY[..., 0], 3), (tmp_path / "five.tif", 5)):
+        denoiser = tbsn.SelfSupervisedDenoiser(short_teacher(), None, None, device="cpu", max_time="1h").fit(source)
+        assert denoiser._learned().config.channels == channels
+    with pytest.raises(InputError, match=r"give list\(stack\)"):
+        denoiser.fit(np.stack([NOISY[..., 0]] * 3))
+
+
+def test_the_last_network_starts_from_a_model(tmp_path: Path) -> None:
+    first = tbsn.SelfSupervisedDenoiser(short_teacher(), None, None, device="cpu").fit(NOISY)
+    first.save(tmp_path / "first.safetensors")
+    still = short_teacher("fit.lr=1e-12", "fit.seed=1")
+    again = tbsn.SelfSupervisedDenoiser(still, None, None, init=tmp_path / "first.safetensors", device="cpu").fit(NOISY)
+    assert np.abs(again.denoise(NOISY).astype(int) - first.denoise(NOISY)).max() <= 1
+
+
+@pytest.mark.parametrize(("number", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
+def test_a_signal_is_itself_where_nothing_is_kept(
+    number: signal.Signals, raised: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Crops, "__getitem__", lambda *_: signal.raise_signal(number) or (torch.zeros(2, 3, 32, 32),))
+    with pytest.raises(raised):
+        tbsn.SelfSupervisedDenoiser(short_teacher("fit.steps=9"), None, None, device="cpu").fit(NOISY)
+
+
 def test_a_run_that_is_kept_goes_on(tmp_path: Path, folder: Path) -> None:
     recipe = load_recipe(TrainRecipe, "cpu", [*TINY, *SHORT, "fit.steps=2"])
     for _ in range(2):
         denoiser = tbsn.SelfSupervisedDenoiser(recipe, None, None, run=tmp_path / "run", device="cpu").fit(folder)
     assert denoiser.denoise(NOISY[:50, :60, 0]).shape == (50, 60)
     assert len((tmp_path / "run" / "teacher" / "started.jsonl").read_text().splitlines()) == 2
-    with pytest.raises(InputError, match=r"images .*noisy -> arrays"):
+    with pytest.raises(InputError, match=r"images .*noisy -> list"):
         denoiser.fit([NOISY])
 
 

@@ -1,14 +1,20 @@
 """Learn from noisy images and denoise them, in the manner of scikit-learn (needs torch)."""
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
+from signal import SIGINT
 from typing import Self
 
 import numpy as np
 
-from tbsn.errors import InputError
+from tbsn import options
+from tbsn.errors import InputError, Stopped
+from tbsn.images import MAX_CHANNELS, open_photo
 from tbsn.network.files import Network, load_network, save_network
+from tbsn.noisy import noisy_images
 from tbsn.settings import TeacherSettings
 from tbsn.teacher import numpy_denoiser
 from tbsn.training import runs
@@ -23,7 +29,8 @@ class SelfSupervisedDenoiser:
 
     ``recipe`` trains the blind-spot network, ``distill`` its student, ``renoise`` the student of that; the last of them
     denoises, and None leaves one out. Each is a recipe of the package by name, a YAML file, or a recipe object. ``run``
-    is the folder to keep the training in; the same call goes on with it. Without one it is temporary.
+    is the folder to keep the training in; the same call goes on with it. Without one it is temporary. ``init`` is a
+    model that the last of the networks starts from, and ``max_time`` the longest that each is trained, as in "30m".
     """
 
     def __init__(
@@ -34,6 +41,8 @@ class SelfSupervisedDenoiser:
         *,
         run: str | Path | None = None,
         device: str = "auto",
+        init: str | Path | None = None,
+        max_time: str = "",
     ) -> None:
         self.recipe = load_recipe(TrainRecipe, recipe, []) if isinstance(recipe, str) else recipe
         self.distill = load_recipe(DistillRecipe, distill, []) if isinstance(distill, str) else distill
@@ -41,24 +50,36 @@ class SelfSupervisedDenoiser:
         channels = {stage.network.channels for stage in (self.recipe, self.distill, self.renoise) if stage}
         if len(channels) > 1:
             raise InputError("recipes", f"are for {channels} channels", "give all the same network.channels")
-        self.run, self.start = run, runs.Start(device)
+        self.run, self.init = run, Path(init) if init else None
+        self.start = runs.Start(device, max_seconds=options.seconds(max_time))
         self._network: Network | None = None
 
-    def fit(self, images: str | Path | Sequence[np.ndarray]) -> Self:
-        """Learn from a folder of noisy images, or from arrays (h, w) or (h, w, c), of integers or of floats in [0, 1].
+    def fit(self, images: str | Path | np.ndarray | Sequence[str | Path] | Sequence[np.ndarray]) -> Self:
+        """Learn from noisy images: a folder, a file, an array, or a list of files or arrays.
 
-        Raises `InputError` for images that cannot be used.
+        Arrays are (h, w) or (h, w, c), of integers or of floats in [0, 1]. The networks are made for as many channels
+        as the first image has, but a grey one is repeated. Raises `InputError` for images that cannot be used.
         """
-        source = Path(images) if isinstance(images, str | Path) else images
+        source = _source(images)
+        stages = [_for_channels(stage, source) for stage in (self.recipe, self.distill, self.renoise) if stage]
         with tempfile.TemporaryDirectory(prefix="tbsn-") as temporary:
-            run, last = Path(self.run or temporary), "teacher"
-            self._network = runs.train(source, run / last, self.recipe, self.start)
-            if self.distill:
-                last = "student"
-                self._network = runs.distill(source, [run / "teacher"], run / last, self.distill, self.start)
-            if self.renoise:
-                self._network = runs.renoise(source, [run / last], run / "renoised", self.renoise, self.start)
+            run = Path(self.run or temporary)
+            try:
+                for stage in stages:
+                    self._network = self._train(source, stage, run, stage is stages[-1])
+            except Stopped as stopped:
+                if self.run:
+                    raise
+                raise (KeyboardInterrupt if stopped.code == 128 + SIGINT else SystemExit(stopped.code)) from None
         return self
+
+    def _train(self, source: runs.Source, stage: runs.Recipe, run: Path, last: bool) -> Network:
+        start = replace(self.start, init=self.init if last else None)
+        if isinstance(stage, TrainRecipe):
+            return runs.train(source, run / "teacher", stage, start)
+        if isinstance(stage, DistillRecipe):
+            return runs.distill(source, [run / "teacher"], run / "student", stage, start)
+        return runs.renoise(source, [run / ("student" if self.distill else "teacher")], run / "renoised", stage, start)
 
     def denoise(self, image: np.ndarray) -> np.ndarray:
         """Denoise an array (h, w) or (h, w, c) of any size: same shape and dtype back. Raises `InputError`."""
@@ -79,3 +100,32 @@ class SelfSupervisedDenoiser:
         if self._network is None:
             raise InputError("SelfSupervisedDenoiser", "has learned nothing yet", "call fit, or load")
         return self._network
+
+
+def _source(images: str | Path | np.ndarray | Sequence[str | Path] | Sequence[np.ndarray]) -> runs.Source:
+    if isinstance(images, str | Path):
+        return Path(images)
+    if not isinstance(images, np.ndarray) or images.ndim > 3:
+        return [Path(one) if isinstance(one, str | Path) else one for one in images]  # type: ignore[return-value]
+    if images.ndim == 3 and images.shape[2] > MAX_CHANNELS:
+        remedy = "give list(stack), or one image (h, w) or (h, w, c)"
+        raise InputError("images", f"has shape {images.shape}, that of a stack", remedy)
+    return [images]
+
+
+def _for_channels(recipe: runs.Recipe, source: runs.Source) -> runs.Recipe:
+    """The recipe for the channels of the first image that can be opened; a grey one fits every recipe."""
+    found = next(_channels(source, recipe.network.channels), 1)
+    if found == 1:
+        return recipe
+    return recipe.model_copy(update={"network": recipe.network.model_copy(update={"channels": found})})
+
+
+def _channels(source: runs.Source, expected: int) -> Iterator[int]:
+    for one in [source] if isinstance(source, Path) else source:
+        if not isinstance(one, Path):
+            yield one.shape[2] if one.ndim == 3 else 1
+            continue
+        for path in noisy_images([one]):
+            with suppress(InputError):
+                yield open_photo(path, expected).shape[2]

@@ -71,21 +71,24 @@ class Photos(Sequence[np.ndarray]):
         return text.decode("utf-8", "surrogateescape").rstrip("\n")
 
 
-def cached_folder(folder: Path, cache: Path, channels: int, other: Path | None = None) -> Photos:
-    """The `noisy_images` of a folder, searched recursively; decoded again only if the folder has changed.
+def cached_folder(folder: Path | Sequence[Path], cache: Path, channels: int, other: Path | None = None) -> Photos:
+    """The `noisy_images` of a folder, searched recursively, or files; decoded again only if they have changed.
 
     Grey images are repeated to reach the channels. Images that cannot be used are left out: see `Photos.skipped`. A
     cache of the same images at ``other`` serves as well. The folder may change meanwhile: what is not there any more is
     skipped, what is new is found by the next call. Raises `InputError` if no image is found or can be used.
     """
 
+    roots = [folder] if isinstance(folder, Path) else folder
+
     def stamped(digest: Callable[[bytes], None]) -> Iterator[Path]:
-        for path in noisy_images([folder]) if folder.is_dir() else ():
+        for root, path in ((one, path) for one in roots for path in noisy_images([one])):
             try:
                 found = path.stat()
             except OSError:
                 continue
-            digest(f"{path.relative_to(folder)} {found.st_size} {found.st_mtime_ns}\n".encode(errors="surrogateescape"))
+            name = path.name if path == root else path.relative_to(root)
+            digest(f"{name} {found.st_size} {found.st_mtime_ns}\n".encode(errors="surrogateescape"))
             yield path
 
     def new_digest() -> "hashlib._Hash":
@@ -93,7 +96,7 @@ def cached_folder(folder: Path, cache: Path, channels: int, other: Path | None =
 
     before, after = new_digest(), new_digest()
     if not sum(1 for _ in stamped(before.update)):
-        raise InputError(folder, "no images in this folder", f"name a folder with {' '.join(images.SUFFIXES)} files")
+        raise InputError(roots[0], "no images here", f"name a folder with {' '.join(images.SUFFIXES)} files, or a file")
 
     def decode(first: int) -> Iterator[tuple[str, np.ndarray | None]]:
         for path in itertools.islice(stamped(after.update), first, None):

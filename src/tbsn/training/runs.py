@@ -29,7 +29,7 @@ from tbsn.training.processes import made_by_first, record_start
 from tbsn.training.recipe import DistillRecipe, FitSettings, RenoiseRecipe, TrainRecipe
 from tbsn.training.start import Recipe, Start, at_work, changes
 
-Source = Path | Sequence[np.ndarray]
+Source = Path | Sequence[Path] | Sequence[np.ndarray]  # a folder or file, files, or arrays
 
 SAMPLE = 256
 HELD_BACK = 8
@@ -83,9 +83,12 @@ def renoise(source: Source, models: Sequence[str | Path], run: Path, recipe: Ren
 def _inputs(source: Source, start: Start, models: Sequence[str | Path] = ()) -> dict[str, str]:
     """What a run learns from, besides its recipe: the place of the images, not what is there; weights by their hash."""
     digest = hashlib.sha256()
-    for array in () if isinstance(source, Path) else source:
-        digest.update(f"{array.shape} {array.dtype}".encode() + np.ascontiguousarray(array).tobytes())
-    images = str(source.resolve()) if isinstance(source, Path) else f"arrays {digest.hexdigest()[:12]}"
+    for one in [source] if isinstance(source, Path) else source:
+        if isinstance(one, Path):
+            digest.update(str(one.resolve()).encode(errors="surrogateescape") + b"\n")
+        else:
+            digest.update(f"{one.shape} {one.dtype}".encode() + np.ascontiguousarray(one).tobytes())
+    images = str(source.resolve()) if isinstance(source, Path) else f"list {digest.hexdigest()[:12]}"
     hashes = [hashlib.sha256(_weights(model)).hexdigest()[:12] for model in (*models, start.init) if model]
     taught, init = (" ".join(part) or "none" for part in (hashes[: len(models)], hashes[len(models) :]))
     return {"images": images, "models": taught, "init": init}
@@ -163,13 +166,14 @@ def _new_network(recipe: Recipe, init: Path | None) -> Network:
 
 
 def open_photos(source: Source, run: Path, channels: int, crop: int, other: Path | None = None) -> Photos:
-    """The images of a folder, or arrays, decoded once: into the run, unless the run ``other`` has them.
+    """The images of a folder, files, or arrays, decoded once: into the run, unless the run ``other`` has them.
 
     Says how many cannot be used, and lists them in ``skipped.txt``. Raises `InputError` if none can.
     """
     cache, others = run / "cache", other and other / "cache"
     known = facts(cache).get("stamp")
-    decode = cached_folder if isinstance(source, Path) else cached_arrays
+    are_files = isinstance(source, Path) or (source and isinstance(source[0], Path))
+    decode = cached_folder if are_files else cached_arrays
     photos = decode(source, cache, channels, others)  # type: ignore[arg-type]
     if known not in (None, photos.stamp):
         print("the images have changed since the last start: they were decoded again", file=sys.stderr)
