@@ -18,7 +18,7 @@ import pyvips
 import tbsn as tbsn_package
 from conftest import EXAMPLES, save, tbsn
 from tbsn import advice, images, noise
-from tbsn.diagnose import diagnose, pd_stride
+from tbsn.diagnose import _conclude, describe, diagnose, pd_stride
 from tbsn.errors import InputError
 from tbsn.grid import grid_strength
 from tbsn.spectrum import LAGS, autocovariance, basis
@@ -184,6 +184,17 @@ def test_advice_follows_the_autocorrelation() -> None:
     assert not few.suits and "too few" in few.sentences[0]
     good = advice.advise(white, 0.1, 10**8, 256)
     assert good.suits and good.pd_train == 1 and "stride 1" in good.sentences[0]
+    assert not any("network.channels" in one or "So few" in one for one in good.sentences)
+    other = advice.advise(white, 0.1, 10**8, 256, channels=5, measured=1).sentences
+    assert sum("--set network.channels=5" in one for one in other) == 2 and "So few images" in other[-1]
+
+
+def test_a_brightness_is_printed_if_any_channel_is_seen_there() -> None:
+    picture = np.clip(np.random.default_rng(0).normal([60, 60, 150], 10, (SIDE, SIDE, 3)), 0, 255).astype(np.uint8)
+    result = _conclude([noise.survey(picture)], 1, 0)
+    (line,) = (line for line in describe(result) if "by brightness" in line)
+    red, _, blue = (255 * np.nanmax(result.noise.curve[:, channel]) for channel in range(3))
+    assert f"{red:.1f} at 25 %" in line and f"{blue:.1f} at 55 %" in line and line.count("%") == 2
 
 
 def test_the_verb_prints_and_writes(tmp_path: Path) -> None:

@@ -17,6 +17,12 @@ CPU_MINUTES = 50
 MOST_CORES = 8
 CROPS = {"sidd": 640, "dnd": 480, "cpu": 160}
 
+ENOUGH = 4
+SINGLE = (
+    "So few images hardly tell texture from noise: of single photos of 256x256 pixels without noise about half are "
+    "called noisy. Measure more of the same camera, or look at them."
+)
+
 
 @dataclass(frozen=True)
 class Advice:
@@ -50,12 +56,18 @@ def pd_strides(autocorrelation: np.ndarray) -> tuple[int, int] | None:
     return STRIDE, int(np.argmax(along[:STRIDE] < STRONG))
 
 
-def advise(autocorrelation: np.ndarray, floor: float, usable: int, side: int) -> Advice:
-    """Advice for noise of this autocorrelation and floor, on ``usable`` pixels, in images of at least ``side``."""
+def advise(
+    autocorrelation: np.ndarray, floor: float, usable: int, side: int, channels: int = 3, measured: int = ENOUGH
+) -> Advice:
+    """Advice for noise of this autocorrelation and floor, on ``usable`` pixels, in images of at least ``side``.
+
+    ``channels`` is that of the images, and ``measured`` the number of those that were looked at.
+    """
     clean = floor < INVISIBLE
     strides = pd_strides(autocorrelation)
     recipe, minutes = _recipe(side)
     reasons = []
+    doubt = [SINGLE] if measured < ENOUGH else []
     if clean:
         reasons.append(
             f"These images are clean, or nearly: in their quiet parts the noise is {255 * floor:.2f}/255, and under "
@@ -74,13 +86,13 @@ def advise(autocorrelation: np.ndarray, floor: float, usable: int, side: int) ->
             "default model: `tbsn denoise`."
         )
     if clean or strides is None:
-        return Advice(None, None, recipe, minutes, False, tuple(reasons))
+        return Advice(None, None, recipe, minutes, False, (*reasons, *doubt))
     if reasons:
-        return Advice(*strides, recipe, minutes, False, tuple(reasons))
-    return Advice(*strides, recipe, minutes, True, tuple(_plan(*strides, recipe, minutes)))
+        return Advice(*strides, recipe, minutes, False, (*reasons, *doubt))
+    return Advice(*strides, recipe, minutes, True, (*_plan(*strides, recipe, minutes, channels), *doubt))
 
 
-def _plan(train: int, inference: int, recipe: str, minutes: float | None) -> list[str]:
+def _plan(train: int, inference: int, recipe: str, minutes: float | None, channels: int) -> list[str]:
     if train == 1:
         why = "The noise is white already: train without PD (stride 1), and denoise without it; no detail is lost."
     else:
@@ -89,22 +101,28 @@ def _plan(train: int, inference: int, recipe: str, minutes: float | None) -> lis
             f"with stride {inference}, which keeps more detail."
         )
     time = (
-        f"Training takes about {minutes:.0f} minutes on the {os.cpu_count()} cores here (twice that on a processor "
+        f"Training takes about {minutes:.0f} minutes on the {_cores()} cores here (twice that on a processor "
         "without bfloat16), distilling the fast student about as long again."
         if minutes
         else "Training takes 100,000 steps on the GPU: hours to a day."
     )
+    network = "" if channels == 3 else f" --set network.channels={channels}"
     targets = "" if inference == TeacherSettings.stride else f" --set targets.pd={inference}"
     return [
         why,
-        f"Train: tbsn train FOLDER --recipe {recipe} --pd {train}",
-        f"Then: tbsn distill FOLDER --teacher runs/teacher{targets}",
+        f"Train: tbsn train FOLDER --recipe {recipe} --pd {train}{network}",
+        f"Then: tbsn distill FOLDER --teacher runs/teacher{targets}{network}",
         time,
     ]
+
+
+def _cores() -> int:
+    """Those that this process may use: a container, or a batch job, has not all of them."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _recipe(side: int) -> tuple[str, float | None]:
     """The recipe whose crops fit into images of ``side`` pixels, and its minutes; the paper's recipes need a GPU."""
     if shutil.which("nvidia-smi") and side >= CROPS["dnd"]:
         return "sidd" if side >= CROPS["sidd"] else "dnd", None
-    return "cpu", CPU_MINUTES / min(os.cpu_count() or 1, MOST_CORES)
+    return "cpu", CPU_MINUTES / min(_cores(), MOST_CORES)

@@ -103,7 +103,9 @@ def _conclude(surveys: list[Survey], found: int, failed: int) -> Diagnosis:
     grids = [one.grid for one in surveys if one.grid]
     return Diagnosis(
         noise=noise,
-        advice=advise(noise.autocorrelation.mean(axis=0), noise.floor, usable, side),
+        advice=advise(
+            noise.autocorrelation.mean(axis=0), noise.floor, usable, side, len(noise.level), measured=len(surveys)
+        ),
         found=found,
         measured=len(surveys),
         failed=failed,
@@ -172,9 +174,10 @@ def brightness() -> np.ndarray:
 
 
 def _by_brightness(noise: Noise) -> str:
-    rms = np.sqrt((noise.curve**2).mean(axis=1))
-    seen = [f"{255 * level:.1f} at {100 * x:.0f} %" for x, level in zip(brightness(), rms, strict=True) if level > 0]
-    return ", ".join(seen) or "none"
+    """The mean over the channels that are seen in an interval of brightness, and none where nothing is."""
+    seen = [(x, row[~np.isnan(row)]) for x, row in zip(brightness(), noise.curve, strict=True)]
+    levels = [(x, np.sqrt((row**2).mean())) for x, row in seen if row.any()]
+    return ", ".join(f"{255 * level:.1f} at {100 * x:.0f} %" for x, level in levels) or "none"
 
 
 def _jpeg(result: Diagnosis) -> str:
