@@ -140,7 +140,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(blocks: Path, tmp_path: Path) -> 
 
     process = started(command(blocks, run, "--accept-changes", fit_steps="4"), preexec_fn=starve)
     _, said = process.communicate()
-    assert process.returncode == 2
+    assert process.returncode == 5
     assert "the checkpoint of step 3 cannot be written (File too large); make room" in said.splitlines()[-1]
     assert step_of(run) == 2 and not list(run.glob(".partial-*"))
 
@@ -166,6 +166,7 @@ def test_weights_that_diverge_end_with_code_4(blocks: Path, tmp_path: Path) -> N
         check=False,
     )
     assert done.returncode == 4 and ("not finite" in done.stderr or "the loss is nan" in done.stderr)
+    assert "--accept-changes" in done.stderr
     state = checkpoint.load(tmp_path / "run")
     assert state is None or all(value.isfinite().all() for value in state["network"].values())
 

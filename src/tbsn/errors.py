@@ -58,3 +58,9 @@ class Stopped(InputError):  # noqa: N818 (not an error)
     def __init__(self, name: object, reason: str, remedy: str, signal: int) -> None:
         super().__init__(name, reason, remedy)
         self.code = 128 + signal
+
+
+def not_written(name: object, reason: str, remedy: str, error: OSError) -> InputError:
+    """What is to be raised if something cannot be written: `NoRoomError` if there is no room for it."""
+    kind = NoRoomError if error.errno in FULL else InputError
+    return kind(name, f"{reason} ({error.strerror})", remedy)

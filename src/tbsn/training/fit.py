@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.utils.data import DataLoader, Dataset
 
-from tbsn.errors import DivergedError, InputError, Stopped
+from tbsn.errors import DivergedError, Stopped, not_written
 from tbsn.network.files import MODEL, Network, build, save_network
 from tbsn.progress import progress
 from tbsn.stopping import ignore_signals, remembered_signal
@@ -25,6 +25,8 @@ from tbsn.training.recipe import FitSettings
 Loss = Callable[[nn.Module, Sequence[Tensor]], Tensor]
 Watch = Callable[[int, Network], None]
 Score = Callable[[Network], float]
+
+LOWER = "the same command with a lower --set fit.lr=... and --accept-changes goes on from the last checkpoint"
 
 
 def fit(
@@ -167,7 +169,7 @@ class State:
     def save(self, watch: Watch | None, choose: bool = True) -> None:
         """Write the checkpoint and the model that is the result so far; from the first process only."""
         if not all(value.isfinite().all() for value in self.network.state_dict().values()):
-            raise DivergedError(self.run, f"the weights are not finite at step {self.step}", "lower fit.lr and resume")
+            raise DivergedError(self.run, f"the weights are not finite at step {self.step}", LOWER)
         if not self.fabric.is_global_zero:
             return
         if choose:
@@ -180,15 +182,15 @@ class State:
             if watch:
                 watch(self.step, self.of(self.average))
         except OSError as error:
-            reason = f"the checkpoint of step {self.step} cannot be written ({error.strerror})"
+            reason = f"the checkpoint of step {self.step} cannot be written"
             remedy = "make room there; the same command goes on from the one before"
-            raise InputError(self.run, reason, remedy) from error
+            raise not_written(self.run, reason, remedy, error) from error
 
     def log(self, **values: float) -> None:
         """Write a line to the log; from the first process only. A loss that is not finite ends all of them."""
         loss = values.get("loss", 0.0)
         if not math.isfinite(loss):
-            raise DivergedError(self.run, f"the loss is {loss} at step {self.step}", "lower fit.lr and resume")
+            raise DivergedError(self.run, f"the loss is {loss} at step {self.step}", LOWER)
         if not self.fabric.is_global_zero:
             return
         try:
@@ -196,7 +198,7 @@ class State:
                 file.write(json.dumps({"step": self.step} | values) + "\n")
         except OSError as error:
             remedy = "make room there; the same command goes on from the last checkpoint"
-            raise InputError(self.run, f"the log cannot be written ({error.strerror})", remedy) from error
+            raise not_written(self.run, "the log cannot be written", remedy, error) from error
         self.fabric.log_dict(values, self.step)
 
 
