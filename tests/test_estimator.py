@@ -27,7 +27,9 @@ def test_any_number_of_channels_is_learned_and_denoised(channels: int, tmp_path:
     )
     small = ["network.widths=[8,8]", "network.blocks=[1,1]", "fit.steps=2", f"network.channels={channels}"]
     last = load_recipe(RenoiseRecipe, "renoise-cpu", [*SHORT, *small])
-    denoiser = tbsn.SelfSupervisedDenoiser(recipe, student, last, device="cpu").fit(noisy)
+    denoiser = tbsn.SelfSupervisedDenoiser(recipe, student, last, run=tmp_path, device="cpu").fit(noisy)
+    shown = images.read(tmp_path / "teacher" / "samples" / "step-000002.png").pixels
+    assert shown.shape == (256, 512, 3 if channels == 3 else 1)
     clean = denoiser.denoise(noisy[0])
     assert clean.shape == noisy[0].shape and clean.dtype == noisy[0].dtype
     denoiser.save(tmp_path / "mine.safetensors")

@@ -131,8 +131,10 @@ def _fit(
         denoise = as_numpy(of_network(averaged.to(fabric.device), TeacherSettings(passes=0)), fabric.device)
         denoised = images.from_float(denoise(images.to_float(sample)), sample.dtype)
         (run / SAMPLES).mkdir(exist_ok=True)
-        if sample.shape[2] in (1, 3):
-            write(run / SAMPLES / f"step-{step:06}.png", np.concatenate([sample, denoised], axis=1))
+        both = np.concatenate([sample, denoised], axis=1)
+        if both.shape[2] not in (1, 3):
+            both = both.mean(axis=2, keepdims=True).astype(both.dtype)
+        write(run / SAMPLES / f"step-{step:06}.png", both)
 
     return fit(network, loss, crops, recipe.fit, run, fabric, start.max_seconds, held_back, watch)
 
