@@ -36,12 +36,11 @@ class NoRoomError(InputError):
         self.disk = disk
 
 
-def unwritable(name: object, error: OSError, remedy: str) -> InputError:
-    """What is to be raised if a file or folder cannot be written."""
-    reason = f"cannot write here ({error.strerror or error})"
-    if error.errno in FULL:
-        return NoRoomError(name, reason, "make room, or choose another output with -o")
-    return InputError(name, reason, remedy)
+def unwritable(name: object, error: OSError, remedy: str, reason: str = "cannot write here") -> InputError:
+    """What is to be raised if a file or folder cannot be written: `NoRoomError` if there is no room for it."""
+    kind = NoRoomError if error.errno in FULL else InputError
+    room = "" if "make room" in remedy or kind is InputError else "make room, or "
+    return kind(name, f"{reason} ({error.strerror or error})", room + remedy)
 
 
 class DivergedError(InputError):
@@ -58,9 +57,3 @@ class Stopped(InputError):  # noqa: N818 (not an error)
     def __init__(self, name: object, reason: str, remedy: str, signal: int) -> None:
         super().__init__(name, reason, remedy)
         self.code = 128 + signal
-
-
-def not_written(name: object, reason: str, remedy: str, error: OSError) -> InputError:
-    """What is to be raised if something cannot be written: `NoRoomError` if there is no room for it."""
-    kind = NoRoomError if error.errno in FULL else InputError
-    return kind(name, f"{reason} ({error.strerror})", remedy)

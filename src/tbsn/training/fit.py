@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.utils.data import DataLoader, Dataset
 
-from tbsn.errors import DivergedError, Stopped, not_written
+from tbsn.errors import DivergedError, Stopped, unwritable
 from tbsn.network.files import MODEL, Network, build, save_network
 from tbsn.progress import progress
 from tbsn.stopping import ignore_signals, remembered_signal
@@ -184,7 +184,7 @@ class State:
         except OSError as error:
             reason = f"the checkpoint of step {self.step} cannot be written"
             remedy = "make room there; the same command goes on from the one before"
-            raise not_written(self.run, reason, remedy, error) from error
+            raise unwritable(self.run, error, remedy, reason) from error
 
     def log(self, **values: float) -> None:
         """Write a line to the log; from the first process only. A loss that is not finite ends all of them."""
@@ -198,7 +198,7 @@ class State:
                 file.write(json.dumps({"step": self.step} | values) + "\n")
         except OSError as error:
             remedy = "make room there; the same command goes on from the last checkpoint"
-            raise not_written(self.run, "the log cannot be written", remedy, error) from error
+            raise unwritable(self.run, error, remedy, "the log cannot be written") from error
         self.fabric.log_dict(values, self.step)
 
 

@@ -12,7 +12,7 @@ from typing import Self
 import numpy as np
 
 from tbsn import images
-from tbsn.errors import InputError, not_written
+from tbsn.errors import InputError, unwritable
 from tbsn.files import atomic
 from tbsn.noisy import noisy_images
 from tbsn.scale import full_depth
@@ -150,7 +150,7 @@ def cached(
         _clear(cache)
     except OSError as error:
         remedy = "make room there, or choose another folder with -o; the same command goes on"
-        raise not_written(cache, "cannot be written", remedy, error) from error
+        raise unwritable(cache, error, remedy, "cannot be written") from error
     more = f"; {photos.unusable - 1} others cannot be used either" if photos.unusable > 1 else ""
     raise InputError(cache, f"no image can be used: {reason}{more}", "name a folder of images that can be read")
 

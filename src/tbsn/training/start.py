@@ -9,7 +9,7 @@ from typing import Any, TextIO
 import yaml
 from lightning_fabric import Fabric
 
-from tbsn.errors import InputError, not_written
+from tbsn.errors import InputError, unwritable
 from tbsn.files import atomic, remove_partial
 from tbsn.stopping import stopped_by_signal
 from tbsn.training import checkpoint
@@ -97,7 +97,7 @@ def open_run(run: Path, recipe: Recipe, start: Start, inputs: dict[str, str]) ->
             with atomic(path) as partial:
                 partial.write_text(yaml.safe_dump(written, sort_keys=False))
     except OSError as error:
-        raise not_written(run, "cannot write here", "choose another folder with -o", error) from error
+        raise unwritable(run, error, "choose another folder with -o") from error
     except (ValueError, yaml.YAMLError) as error:
         raise InputError(file, "is not a recipe of this kind", "choose another folder with -o") from error
     return lock
