@@ -73,7 +73,8 @@ def test_the_default_student_removes_noise_and_keeps_the_light(name: str) -> Non
 
     assert roughness(denoised) < 0.4 * roughness(photo)
     light = [255 * ((image / 255) ** 2.2).mean((0, 1)) ** (1 / 2.2) for image in (denoised, photo)]
-    assert np.abs(light[0] - light[1]).max() < 1
+    change = light[0] - light[1]
+    assert change.max() < 1 and change.min() > -2  # what noise was cut off at black had made the photo brighter
 
 
 @pytest.mark.parametrize("bad", [np.zeros((4, 4, 2)), np.zeros((0, 4, 3)), np.zeros(7), np.full((4, 4, 3), np.nan)])
