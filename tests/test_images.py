@@ -1,3 +1,4 @@
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -133,6 +134,15 @@ def test_alpha_is_what_the_file_says_is_alpha(tmp_path: Path, channels: int, mea
         assert np.array_equal(file.asarray()[..., -1], pixels[..., -1])
         assert np.array_equal(file.asarray(), pixels) == (meaning != 1)
         assert file.pages[0].extrasamples == (meaning if meaning != 1 else 2,)
+
+
+def test_what_the_file_does_not_name_is_alpha(tmp_path: Path) -> None:
+    pixels = RANDOM.integers(0, 200, (5, 7, 4), dtype=np.uint8)
+    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="rgb", extrasamples=[2])
+    named, other = (struct.pack("<HH", tag, 3) for tag in (338, 337))
+    (tmp_path / "a.tif").write_bytes((tmp_path / "a.tif").read_bytes().replace(named, other))
+    photo = images.read(tmp_path / "a.tif")
+    assert photo.alpha and np.array_equal(photo.pixels, pixels[..., :3])
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".npy"])

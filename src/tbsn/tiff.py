@@ -63,8 +63,8 @@ def check(path: Path, pages: list[tags.Directory]) -> None:
 
 
 def has_alpha(pages: list[tags.Directory]) -> bool:
-    """Whether the first channel beyond the colours is said to be alpha."""
-    return any(tags.number(page, tags.EXTRA) in ALPHA for page in pages[:1])
+    """Whether the first channel beyond the colours is alpha: nothing says that it is something else."""
+    return all(tags.number(page, tags.EXTRA, ALPHA[0]) in ALPHA for page in pages[:1])
 
 
 def packing(pages: list[tags.Directory]) -> str:
