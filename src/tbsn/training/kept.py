@@ -3,7 +3,6 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -40,14 +39,19 @@ def targets(
 
 
 def mean_of(denoisers: Sequence[Denoiser]) -> Denoiser:
-    """What several denoisers make of a float image (h, w, c) and its 8 flips and quarter turns, on average."""
+    """What several denoisers make of a float image, on average."""
+    return lambda image: np.mean([denoise(image) for denoise in denoisers], axis=0)
+
+
+def over_symmetries(denoise: Denoiser) -> Denoiser:
+    """What a denoiser makes of a float image (h, w, c) and its 8 flips and quarter turns, on average."""
 
     def run(image: np.ndarray) -> np.ndarray:
         total = np.zeros_like(image)
-        for turns, denoise in product(range(4), denoisers):
+        for turns in range(4):
             turned = np.rot90(image, turns)
             total += np.rot90(denoise(turned), -turns) + np.rot90(denoise(turned[:, ::-1])[:, ::-1], -turns)
-        return total / (8 * len(denoisers))
+        return total / 8
 
     return run
 
