@@ -2,12 +2,15 @@
 
     python fuzz/read.py -max_total_time=120
 
-Whatever libFuzzer takes can be given. A file that breaks the rule stays, as `build/fuzz/read-crash-*`.
+Whatever libFuzzer takes can be given. A file that breaks the rule stays, as `build/fuzz/read-crash-*`, and is printed
+as text, for where files do not outlive the run.
 """
 
+import base64
 import logging
 import sys
 import tempfile
+import zlib
 from pathlib import Path
 
 import atheris
@@ -84,7 +87,11 @@ def main() -> None:
 
         def one(data: bytes) -> None:
             (folder / "file").write_bytes(data)
-            check(folder / "file", folder / "output")
+            try:
+                check(folder / "file", folder / "output")
+            except BaseException:
+                print("zlib, base 85:", base64.b85encode(zlib.compress(data)).decode(), file=sys.stderr)
+                raise
 
         limits = ["-rss_limit_mb=2048", "-timeout=20", "-max_len=20000", "-artifact_prefix=build/fuzz/read-"]
         atheris.Setup(

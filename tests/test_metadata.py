@@ -255,6 +255,25 @@ def test_every_page_keeps_its_own_tags(tmp_path: Path) -> None:
         assert all(np.array_equal(page.asarray(), PIXELS) for page in file.pages)
 
 
+def test_a_damaged_tag_is_left_out_alone(tmp_path: Path) -> None:
+    """What claims more bytes than there are leaves the others be; what libtiff takes from no file goes into none."""
+    path, four = tmp_path / "in.tif", np.dstack([PIXELS, PIXELS[..., :1]])
+    extra = [(274, "H", 1, 0, True), (305, "s", 0, "software", True), (33432, "s", 0, "someone", True)]
+    tifffile.imwrite(path, four, photometric="rgb", extrasamples="unspecified", extratags=extra, software=False)
+    with tifffile.TiffFile(path) as file:
+        at = file.pages[0].tags[33432].offset
+    with path.open("r+b") as file:
+        file.seek(at + 4)
+        file.write(struct.pack("<I", 1 << 31))
+    photo = images.read(path)
+    write(tmp_path / "out.tif", photo.pixels, photo)
+    with tifffile.TiffFile(tmp_path / "out.tif") as file:
+        kept = file.pages[0].tags
+        assert kept[305].value == "software" and kept[338].value == (0,) and 33432 not in kept
+        assert 274 not in kept or kept[274].value == 1
+    assert np.array_equal(images.read(tmp_path / "out.tif").pixels, four)
+
+
 @pytest.mark.parametrize("order", "<>")
 @pytest.mark.parametrize(("big", "kind"), [(False, 4), (False, 13), (True, 4), (True, 18)])
 def test_a_tiff_keeps_exif_however_it_points_to_it(tmp_path: Path, order: str, big: bool, kind: int) -> None:

@@ -21,6 +21,7 @@ TYPES |= {11: (4, 4), 12: (8, 8), 13: (4, 4), 16: (8, 8), 17: (8, 8), 18: (8, 8)
 DESCRIPTION, BELOW, MOST_BELOW, EXTRA = 270, 330, 64, 338
 LONG, ONLY_BIG = 4, (16, 17, 18)
 RESOLUTION = {282, 283, 296}
+MOST = {274: 8, 296: 3}  # libtiff takes no other orientation, and no other unit of resolution
 ROOM = 1 << 26
 
 Directory = dict[int, Any]
@@ -145,12 +146,14 @@ def _values(
             inner, _ = layout.entries(file, _number(field[: TYPES[kind][0]], layout.order))
             values[tag] = _values(file, layout, inner, None, pointers[tag])
             continue
-        layout.room -= length
-        if layout.room < 0 or kind in ONLY_BIG:
+        if length > layout.room or kind in ONLY_BIG:
             continue
         data = field[:length] if length <= layout.inline else _bytes(file, _number(field, layout.order), length)
+        layout.room -= len(data)
         if len(data) == length:
             values[tag] = kind, _swapped(data, kind, layout.order)
+            if tag in MOST and not 1 <= number(values, tag) <= MOST[tag]:
+                del values[tag]
     return values
 
 
