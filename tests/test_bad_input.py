@@ -114,6 +114,21 @@ def test_files_cut_short_anywhere_are_refused_and_the_rest_goes_on(
     assert outputs(tmp_path / "out") == outputs(tmp_path / "whole")
 
 
+@pytest.mark.parametrize("tile", [False, True])
+def test_damage_inside_a_tiff_is_refused(tmp_path: Path, denoise: Command, identity: Path, tile: bool) -> None:
+    """Even in a tile, of which libvips makes a black one; what it warns of otherwise is no damage."""
+    path, private = tmp_path / "damaged.tif", [(60000, "H", 1, 7, True), (274, "H", 1, 0, True)]
+    noise = np.random.default_rng(0).integers(0, 255, (256, 256, 3), np.uint8)
+    options = {"compression": "zlib", "photometric": "rgb", "extratags": private, "metadata": None}
+    tifffile.imwrite(path, noise, tile=(128, 128) if tile else None, **options)
+    assert np.array_equal(images.read(path).pixels, noise)
+    whole = bytearray(path.read_bytes())
+    whole[len(whole) // 2] ^= 0xFF
+    path.write_bytes(whole)
+    denoise.refused(path, "-o", tmp_path / "out.tif", "--model", identity)
+    assert not (tmp_path / "out.tif").exists()
+
+
 def test_a_flipped_bit_in_any_checksum_of_a_png_is_damage(
     tmp_path: Path, denoise: Command, small: Path, identity: Path
 ) -> None:

@@ -122,7 +122,7 @@ def _with_metadata(image: pyvips.Image, like: Photo, height: int, encoding: Enco
     if (header := like.header) is None:
         return image
     if like.alpha:
-        again = load(like.path, **({"n": -1} if like.pages > 1 else {}))
+        again = load(like.path, only_pixels=True, **({"n": -1} if like.pages > 1 else {}))
         image = image.bandjoin(again[again.bands - 1])
     # libvips complains on standard error about resolutions that no scanner has.
     xres, yres = (value if 0 <= value <= MAX_RESOLUTION else 1.0 for value in (header.xres, header.yres))

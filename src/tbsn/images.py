@@ -132,7 +132,7 @@ def open_photo(path: Path, channels: int = 3) -> Photo:
 
 
 def _rows(path: Path, channels: int, options: dict[str, int]) -> Rows:
-    image = load(path, **options)
+    image = load(path, only_pixels=True, **options)
     region = pyvips.Region.new(image)
     dtype = np.dtype(DEPTHS[str(image.format)])
     # Little by little: what a header claims takes no memory before it is there.
@@ -149,15 +149,19 @@ def _rows(path: Path, channels: int, options: dict[str, int]) -> Rows:
     return fetch
 
 
-def load(path: Path, **options: int) -> pyvips.Image:
+def load(path: Path, only_pixels: bool = False, **options: int) -> pyvips.Image:
     """Open a file with libvips, to be decoded from top to bottom. Raises `InputError`.
 
     By the loader of its format, since libvips has others, for what no photo is; by descriptor, since it takes a name
-    apart (``a[page=1].png``), wants it in UTF-8, and remembers what was in it.
+    apart (``a[page=1].png``), wants it in UTF-8, and remembers what was in it. Where ``only_pixels`` matter, whatever
+    else a TIFF file says does not stand in the way.
     """
-    loader = getattr(pyvips.Image, f"{formats.of(path).lower()}load_source")
+    kind = formats.of(path)
+    loader = getattr(pyvips.Image, f"{kind.lower()}load_source")
     try:
         with path.open("rb") as file:
+            if kind == "TIFF" and only_pixels:
+                return tiff.pixels(path, **options)
             source = pyvips.Source.new_from_descriptor(file.fileno())
             return loader(source, access="sequential", fail_on="error", **options)
     except pyvips.Error as error:

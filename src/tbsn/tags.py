@@ -1,6 +1,7 @@
 """TIFF directories, as in TIFF files and in EXIF: tags read from one, and added to another."""
 
 import os
+from collections.abc import Iterator
 from io import BytesIO
 from struct import calcsize, pack, unpack
 from typing import Any, BinaryIO
@@ -31,12 +32,17 @@ Directory = dict[int, Any]
 def read(file: BinaryIO, wanted: set[int] = EXIF_TAGS | ONLY_TIFF_TAGS) -> list[Directory]:
     """The tags of every page, those that describe the picture or others ``wanted``; damaged ones are left out."""
     layout = Layout(file)
-    pages, seen, at = [], set(), layout.first
-    while (offset := layout.number(file, at, layout.pointer)) and offset not in seen:
-        seen.add(offset)
-        raw, at = layout.entries(file, offset)
-        pages.append(_values(file, layout, raw, wanted, POINTERS))
-    return pages
+    return [_values(file, layout, raw, wanted, POINTERS) for _, raw, _ in layout.directories(file)]
+
+
+def alone(file: BinaryIO, kept: set[int]) -> list[tuple[int, bytes]]:
+    """Where the directories of all pages stand, and what may stand there for them to have the ``kept`` tags alone."""
+    layout, parts = Layout(file), []
+    for offset, raw, following in layout.directories(file):
+        entries = [raw[tag] for tag in sorted(raw) if tag in kept]
+        end = pack(layout.pointer, layout.number(file, following, layout.pointer))
+        parts.append((offset, pack(layout.count, len(entries)) + b"".join(entries) + end))
+    return parts
 
 
 def read_below(file: BinaryIO, page: Directory, wanted: set[int]) -> list[Directory]:
@@ -103,6 +109,14 @@ class Layout:
     def number(self, file: BinaryIO, at: int, code: str) -> int:
         """The number there, 0 past the end of the file."""
         return unpack(code, _bytes(file, at, calcsize(code)).ljust(calcsize(code), b"\0"))[0]
+
+    def directories(self, file: BinaryIO) -> Iterator[tuple[int, dict[int, bytes], int]]:
+        """Of every page: its offset, its entries, and where the offset of the next one is."""
+        seen, at = set(), self.first
+        while (offset := self.number(file, at, self.pointer)) and offset not in seen:
+            seen.add(offset)
+            raw, at = self.entries(file, offset)
+            yield offset, raw, at
 
     def entries(self, file: BinaryIO, offset: int) -> tuple[dict[int, bytes], int]:
         """The entries of a directory as they stand, the first of a tag; where the offset of the next directory is."""

@@ -2,8 +2,13 @@
 
 import os
 import re
+import weakref
+from bisect import bisect_left, bisect_right
 from math import prod
+from operator import itemgetter
 from pathlib import Path
+
+import pyvips
 
 from tbsn import tags
 from tbsn.errors import InputError
@@ -12,6 +17,11 @@ from tbsn.formats import CONVERT, CONVERT_NUMBERS
 REDUCED, WIDTH, HEIGHT, BITS, PACKED, MEANING, SAMPLES = 254, 256, 257, 258, 259, 262, 277
 LAYOUT, NUMBERS, DEPTH = 284, 339, 32997
 STORED = {REDUCED, WIDTH, HEIGHT, BITS, PACKED, MEANING, tags.DESCRIPTION, SAMPLES, LAYOUT, tags.EXTRA, NUMBERS, DEPTH}
+TILES = 322
+# All that says how pixels are stored: sizes, strips, tiles, packing, palette, channels, numbers, tables of JPEG, YCbCr.
+OF_PIXELS = {REDUCED, WIDTH, HEIGHT, BITS, PACKED, MEANING, SAMPLES, LAYOUT, NUMBERS, DEPTH, TILES, tags.EXTRA}
+OF_PIXELS |= {255, 266, 273, 278, 279, 292, 293, 317, 320, 323, 324, 325, 332, 347, *range(512, 522), *range(529, 533)}
+OF_PIXELS |= {50674}
 ONLY_RAW = {33422, 50706, 50752}  # the pattern of a sensor, the version of DNG, slices of CR2
 MOSAIC, LINEAR = 32803, 34892
 FLOATS = 3
@@ -41,6 +51,51 @@ def read(path: Path) -> list[tags.Directory]:
     with path.open("rb") as file:
         pages = tags.read(file, STORED)
     return pages[:1] if [tags.number(page, REDUCED) & 1 for page in pages] == [0] + [1] * (len(pages) - 1) else pages
+
+
+def pixels(path: Path, **options: int) -> pyvips.Image:
+    """A TIFF file as if it said nothing but how its pixels are stored, to be decoded from top to bottom.
+
+    Otherwise libvips fails on tags that have nothing to do with them. And it takes damaged tiles for black ones, unless
+    it is to fail on warnings, of which other tags give many.
+    """
+    alone = Alone(path, OF_PIXELS)
+    tiled = any(TILES in page for page in tags.read(alone.file, {TILES}))
+    source = pyvips.SourceCustom()
+    source.on_read(alone.read)
+    source.on_seek(alone.seek)
+    # This way pyvips holds on to the source for as long as the image is used.
+    return pyvips.Image.new_from_source(
+        source, "", access="sequential", fail_on="warning" if tiled else "error", **options
+    )
+
+
+class Alone:
+    """The bytes of a TIFF file, as if it had the ``kept`` tags alone."""
+
+    def __init__(self, path: Path, kept: set[int]) -> None:
+        self.file = path.open("rb")
+        weakref.finalize(self, self.file.close)
+        self.parts = sorted(tags.alone(self.file, kept))
+
+    def seek(self, offset: int, whence: int) -> int:
+        """To be at an offset; -1 if there is none such."""
+        try:
+            return self.file.seek(offset, whence)
+        except (OSError, ValueError):
+            return -1
+
+    def read(self, length: int) -> bytes:
+        """The next bytes of the file."""
+        start = self.file.tell()
+        data = self.file.read(length)
+        stop = start + len(data)
+        first = bisect_right(self.parts, start, key=itemgetter(0))
+        for at, part in self.parts[max(0, first - 1) : bisect_left(self.parts, stop, key=itemgetter(0))]:
+            low, high = max(at, start), min(at + len(part), stop)
+            if low < high:
+                data = data[: low - start] + part[low - at : high - at] + data[high - start :]
+        return data
 
 
 def check(path: Path, pages: list[tags.Directory]) -> None:
