@@ -112,6 +112,19 @@ def test_renoised_pairs_are_estimates_with_noise_like_the_photos(folder: Path, t
     torch.testing.assert_close(halved[0], torch.from_numpy(whole).permute(2, 0, 1), rtol=0, atol=1e-6)
 
 
+def test_estimates_are_of_the_quietest_photo(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    flat = [np.full((64, 64, 3), light, np.uint8) for light in (90, 110, 130)]
+    noisy = [(flat[i] + random.normal(0, level, flat[i].shape)).astype(np.uint8) for i, level in enumerate((9, 3, 6))]
+    photos, estimates = (cached_arrays(of, tmp_path / name, 3) for of, name in ((noisy, "photos"), (flat, "estimates")))
+    how = PairSettings(mixed=1, quietest_of=32, leaves=0, plain=0, grey=0, stops=0, weak=0)
+    settings = {"crop": 32, "places": range(8), "augment": False, "seed": 0}
+    noise, clean = Renoised(photos, estimates, how=how, power=SAME, **settings)[0]
+    assert ((255 * clean - 110).abs() < 2).all()
+    levels = (255 * (noise - clean)).std(dim=(1, 2, 3))
+    assert levels.min() < 4 and levels.max() > 7, "the noise is of any of them"
+
+
 def test_a_student_learns_from_renoised_estimates(blocks: Path, tmp_path: Path) -> None:
     tiny = ["network.widths=[8,8]", "network.blocks=[1,1]", "fit.crop=64", "fit.lr=1e-2", "fit.warmup=0"]
     seen = ["fit.steps=42", "fit.checkpoint_every=2", "fit.hold_back=0.3"]

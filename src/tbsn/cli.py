@@ -24,12 +24,13 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 EXTRAS = {"gradio": "serve", "ray": "ray", "fsspec": "ray"}
 
 Model = Annotated[str, typer.Option(help="`default`, a model file, or the folder of a run.")]
+Noisy = Annotated[Path, typer.Argument(help="Noisy images: a folder, searched recursively, or one file.")]
 Run = Annotated[Path, typer.Option("--output", "-o", help="Folder of the run: recipe, log, checkpoints, model.")]
 Overrides = Annotated[list[str], typer.Option("--set", help="Override a setting, as in fit.steps=500; repeatable.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in the output folder; begin none.")]
 AcceptChanges = Annotated[bool, typer.Option("--accept-changes", help="Go on with a run though its recipe changes.")]
-Init = Annotated[Path | None, typer.Option(help="Run, model file or name to start from: fine-tuning.")]
-MaxTime = Annotated[str, typer.Option(help="End by then, schedule finished: 90s, 30m, 2h. [default: no limit]")]
+Init = Annotated[Path | None, typer.Option(help="Run or model file of the same network to start from: fine-tuning.")]
+MaxTime = Annotated[str, typer.Option(help="Train no longer, schedule finished: 90s, 30m, 2h. [default: no limit]")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")]
 
@@ -119,7 +120,7 @@ def denoise(
 
 @app.command()
 def train(
-    folder: Annotated[Path, typer.Argument(help="Folder of noisy images, searched recursively.")],
+    folder: Noisy,
     output: Run = Path("runs/teacher"),
     recipe: Annotated[str, typer.Option(help="cpu, hole, sidd, dnd, or a YAML file.")] = "cpu",
     pd: Annotated[str, typer.Option(help="PD stride: a number, or auto to diagnose. [default: the recipe's]")] = "",
@@ -144,7 +145,7 @@ def train(
 
 @app.command()
 def distill(
-    folder: Annotated[Path, typer.Argument(help="Folder of noisy images, searched recursively.")],
+    folder: Noisy,
     teacher: Annotated[list[Path], typer.Option(help="Run or model file of a trained blind-spot network; repeatable.")],
     output: Run = Path("runs/student"),
     recipe: Annotated[str, typer.Option(help="distill, distill-cpu, or a YAML file.")] = "distill-cpu",
@@ -166,7 +167,7 @@ def distill(
 
 @app.command()
 def renoise(
-    folder: Annotated[Path, typer.Argument(help="Folder of noisy images, searched recursively.")],
+    folder: Noisy,
     model: Annotated[
         list[str], typer.Option(help="What denoises them first: a name, model file, or run; repeatable, for the mean.")
     ] = ["default"],  # noqa: B006 (Typer copies it)

@@ -84,7 +84,8 @@ class Renoised(Crops):
         (photos, estimates), how = self.stacks, self.how
         loud = index
         if random.random() < how.mixed:
-            index, loud = sorted((index, int(random.choice(self._among))), key=lambda i: self._model(i).strength)
+            others = random.choice(self._among, how.quietest_of - 1)
+            index = min((index, *others.tolist()), key=lambda i: self._model(i).strength)
         zoom = 2 if random.random() < how.halved and min(photos.sizes[index]) >= 2 * self.crop else 1
         where = self._place(index, zoom * self.crop, random)
         seen = self._model(index).unbiased(images.to_float(estimates[index][where]))
