@@ -93,16 +93,17 @@ def test_renoised_pairs_are_estimates_with_noise_like_the_photos(folder: Path, t
     smooth = [np.uint16(257) * gaussian_filter(photo, (3, 3, 0)) for photo in photos]
     estimates = cached_arrays(smooth, tmp_path / "estimates", 3)
 
-    def pairs(halved: float) -> Renoised:
+    def pairs(share: float) -> Renoised:
         settings = {"crop": 64, "places": range(4), "augment": True, "seed": 0}
-        return Renoised(photos, estimates, how=PairSettings(halved=halved), power=SAME, **settings)
+        how = PairSettings(halved=share, residual=share)
+        return Renoised(photos, estimates, how=how, power=SAME, **settings)
 
-    for halved in (0.0, 1.0):
-        noisy, clean = pairs(halved)[3]
+    for share in (0.0, 1.0):
+        noisy, clean = pairs(share)[3]
         assert noisy.shape == clean.shape == (4, 3, 64, 64) and noisy.dtype == clean.dtype == torch.float32
         torch.testing.assert_close(noisy * 255, (noisy * 255).round(), rtol=0, atol=1e-3)
         assert 0.01 < float((noisy - clean).std()) < 0.2
-        again = pickle.loads(pickle.dumps(pairs(halved)))[3]
+        again = pickle.loads(pickle.dumps(pairs(share)))[3]
         assert torch.equal(again[0], noisy) and torch.equal(again[1], clean)
     settings = {"crop": 128, "places": [0], "augment": False, "seed": 0, "among": np.array([0])}
     plain = PairSettings(halved=1, leaves=0, plain=0, grey=0, stops=0, weak=0)

@@ -65,7 +65,7 @@ class NoiseModel:
         estimate has lost. Of images larger than 512 pixels four windows are looked at.
         """
         windows = [(noisy[where], estimate[where]) for where in _windows(*noisy.shape[:2])]
-        flat = [_flatness(of) for _, of in windows]
+        flat = [flatness(of) for _, of in windows]
         shown = np.concatenate([of.reshape(-1, of.shape[2]) for _, of in windows])
         seen = np.concatenate([whole.reshape(-1, whole.shape[2]) for whole, _ in windows]) - shown
         activity = np.concatenate([one.ravel() for one in flat])
@@ -91,24 +91,20 @@ class NoiseModel:
 
     def scores(self, noise: np.ndarray, image: np.ndarray) -> np.ndarray:
         """Normal scores of noise (h, w, c) at the brightness of an image: the inverse of `of_scores`."""
-        level, share = self._level(image)
-        channel = np.arange(image.shape[2])
-        table = self.quantiles[channel, level] * (1 - share[..., None])
-        table += self.quantiles[channel, level + 1] * share[..., None]
-        place = np.clip((table <= noise[..., None]).sum(axis=-1) - 1, 0, len(SCORES) - 2)[..., None]
-        low, high = (np.take_along_axis(table, place + i, axis=-1)[..., 0] for i in (0, 1))
-        return np.clip(SCORES[place[..., 0]] + STEP * (noise - low) / (high - low), SCORES[0], SCORES[-1])
+        level, place = self._level(image), np.zeros(noise.shape, np.intp)
+        for step in (16, 8, 4, 2, 1):
+            further = np.minimum(place + step, len(SCORES) - 2)
+            place = np.where(self._quantile(further, *level) <= noise, further, place)
+        low, high = (self._quantile(place + i, *level) for i in (0, 1))
+        return np.clip(SCORES[place] + STEP * (noise - low) / (high - low), SCORES[0], SCORES[-1])
 
     def of_scores(self, scores: np.ndarray, image: np.ndarray) -> np.ndarray:
         """Noise (h, w, c) of a Gaussian field (h, w, c) at the brightness of an image."""
-        level, share = self._level(image)
+        level = self._level(image)
         place = np.clip((scores - SCORES[0]) / np.float32(STEP), 0, len(SCORES) - 1.001).astype(np.float32)
         below = place.astype(np.intp)
         along = place - below.astype(np.float32)
-        table, row = self.quantiles.reshape(-1), self.quantiles.shape[2]
-        start = (np.arange(image.shape[2]) * LEVELS + level) * row + below
-        dark, bright = (table[s] * (1 - along) + table[s + 1] * along for s in (start, start + row))
-        return dark * (1 - share) + bright * share
+        return self._quantile(below, *level) * (1 - along) + self._quantile(below + 1, *level) * along
 
     def draw(self, image: np.ndarray, random: np.random.Generator) -> np.ndarray:
         """Noise for an image (size, size, c), float32."""
@@ -116,11 +112,29 @@ class NoiseModel:
         white = rfft2(random.standard_normal(image.shape, dtype=np.float32), axes=(0, 1))
         return self.of_scores(irfft2((self.root @ white[..., None])[..., 0], size, axes=(0, 1)), image)
 
+    def transplant(self, noisy: np.ndarray, estimate: np.ndarray, image: np.ndarray, power: np.ndarray) -> np.ndarray:
+        """The noise between a crop of the photo and its estimate (h, w, c), as it were at the brightness of an image.
+
+        ``power`` is what `missed_power` found: the coarse noise that the estimate has kept is replaced.
+        """
+        shown = self.unbiased(estimate)
+        scores = self.scores(noisy - shown, shown)
+        height, width = scores.shape[:2]
+        gain = np.sqrt(np.interp(_frequency(height, width), RING_CENTRES, power))[..., None]
+        raised = irfft2(gain * rfft2(scores, axes=(0, 1)), (height, width), axes=(0, 1))
+        return self.of_scores((raised * (scores.std() / raised.std())).astype(np.float32), image)
+
     def _level(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The level below each value, and how far it is on the way to the next."""
         exact = _looked_up(self.level, image)
         level = np.minimum(exact.astype(np.intp), LEVELS - 2)
         return level, exact - level.astype(np.float32)
+
+    def _quantile(self, place: np.ndarray, level: np.ndarray, share: np.ndarray) -> np.ndarray:
+        """The noise at a place among SCORES, a ``share`` of the way from a level to the next (all h, w, c)."""
+        tables, row = self.quantiles.reshape(-1), len(SCORES)
+        start = (np.arange(level.shape[2]) * LEVELS + level) * row + place
+        return tables[start] * (1 - share) + tables[start + row] * share
 
 
 def plain_noise(image: np.ndarray, random: np.random.Generator) -> np.ndarray:
@@ -159,8 +173,8 @@ def missed_power(
             model = NoiseModel.fit(noisy, estimate, side, power, curve)
             clean = model.unbiased(estimate)
             renoised = np.clip(clean + model.draw(clean, random), 0, 1)
-            flatness = _flatness(estimate)
-            flat = (flatness <= np.quantile(flatness, FLAT))[..., None]
+            activity = flatness(estimate)
+            flat = (activity <= np.quantile(activity, FLAT))[..., None]
             scale = max(float((noisy - estimate)[flat[..., 0]].std()), 1e-4)  # weak noise counts like strong
             real += _by_ring((noisy - estimate) * flat / scale)
             drawn += _by_ring((renoised - denoiser(renoised)) * flat / scale)
@@ -204,7 +218,7 @@ def _windows(height: int, width: int) -> list[tuple[slice, slice]]:
     return [(row, column) for row in rows for column in columns]
 
 
-def _flatness(image: np.ndarray) -> np.ndarray:
+def flatness(image: np.ndarray) -> np.ndarray:
     """How strongly an image (h, w, c) changes around each pixel (h, w); little is flat."""
     rows, columns = np.gradient(gaussian_filter(image, (1, 1, 0)), axis=(0, 1))
     return np.sqrt(np.maximum(uniform_filter((rows**2 + columns**2).sum(axis=2), 9), 0))  # its running sum errs below 0

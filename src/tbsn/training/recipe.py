@@ -140,8 +140,9 @@ class PairSettings(Settings):
     noise was left in it is weaker. A share ``leaves`` of the clean images is no estimate, but dead leaves in the
     colours of one: all that an estimate shows is smooth. A share ``mixed`` has the noise of one photo and the
     estimate of another, the cleaner one: that with the least noise of that photo and others, ``quietest_of`` in all. A
-    share ``plain`` has noise that no camera makes, see `plain_noise`. ``stops`` is the range of exposures, ``weak`` the
-    share with weaker noise, see `exposed`. A share ``grey`` shows one channel in all.
+    share ``residual`` has no drawn noise, but what was taken out of a flat place of the photo, see
+    `NoiseModel.transplant`. A share ``plain`` has noise that no camera makes, see `plain_noise`. ``stops`` is the range
+    of exposures, ``weak`` the share with weaker noise, see `exposed`. A share ``grey`` shows one channel in all.
     """
 
     curve: Curve = "sRGB"
@@ -149,6 +150,7 @@ class PairSettings(Settings):
     leaves: Share = 0.33
     mixed: Share = 0.5
     quietest_of: PositiveInt = 2
+    residual: Share = 0.0
     plain: Share = 0.15
     grey: Share = 0.1
     stops: float = Field(default=1.0, ge=0, le=4)
