@@ -89,7 +89,7 @@ def main() -> None:
             (folder / "file").write_bytes(data)
             try:
                 check(folder / "file", folder / "output")
-            except BaseException:
+            except Exception:
                 print("zlib, base 85:", base64.b85encode(zlib.compress(data)).decode(), file=sys.stderr)
                 raise
 

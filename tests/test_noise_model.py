@@ -167,16 +167,3 @@ def test_an_estimate_that_is_quite_flat_in_parts_is_no_trouble() -> None:
     noisy = estimate + 0.02 * random.standard_normal(estimate.shape, dtype=np.float32)
     model = NoiseModel.fit(noisy, estimate, 64)
     assert np.isfinite(model.quantiles).all() and np.isfinite(model.draw(estimate[:64, -64:], random)).all()
-
-
-def test_noise_moves_to_another_scene_as_it_would_be_there(fitted: tuple[np.ndarray, np.ndarray, NoiseModel]) -> None:
-    image, noise, model = fitted
-    noisy = image + noise
-    same = model.transplant(noisy, image, model.unbiased(image), SAME)
-    np.testing.assert_allclose(np.quantile(same - (noisy - model.unbiased(image)), (0.005, 0.995)), 0, atol=0.01)
-    other = np.clip(image[::-1] + 0.1, 0, 1)
-    moved = model.transplant(noisy, image, other, SAME)
-    for there in (moved, drawn(other, model)):
-        levels = [there[(other > low) & (other < low + 0.1)].std() for low in (0.3, 0.7)]
-        np.testing.assert_allclose(levels, [0.08 * (1.2 - light) * 1.25 for light in (0.35, 0.75)], rtol=0.15)
-    assert correlation(moved, 0, 1) == pytest.approx(correlation(noise, 0, 1), abs=0.05)

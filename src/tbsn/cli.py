@@ -29,7 +29,9 @@ Run = Annotated[Path, typer.Option("--output", "-o", help="Folder of the run: re
 Overrides = Annotated[list[str], typer.Option("--set", help="Override a setting, as in fit.steps=500; repeatable.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in the output folder; begin none.")]
 AcceptChanges = Annotated[bool, typer.Option("--accept-changes", help="Go on with a run though its recipe changes.")]
-Init = Annotated[Path | None, typer.Option(help="Run or model file of the same network to start from: fine-tuning.")]
+Init = Annotated[
+    Path | None, typer.Option(help="Run, model file or name of the same network to start from: fine-tuning.")
+]
 MaxTime = Annotated[str, typer.Option(help="Train no longer, schedule finished: 90s, 30m, 2h. [default: no limit]")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")]

@@ -18,7 +18,7 @@ REDUCED, WIDTH, HEIGHT, BITS, PACKED, MEANING, SAMPLES = 254, 256, 257, 258, 259
 LAYOUT, NUMBERS, DEPTH = 284, 339, 32997
 STORED = {REDUCED, WIDTH, HEIGHT, BITS, PACKED, MEANING, tags.DESCRIPTION, SAMPLES, LAYOUT, tags.EXTRA, NUMBERS, DEPTH}
 TILES = 322
-# All that says how pixels are stored: sizes, strips, tiles, packing, palette, channels, numbers, tables of JPEG, YCbCr.
+# All that says how pixels are stored: sizes, strips, tiles, packing, palette, channels, numbers; JPEG, YCbCr, LERC.
 OF_PIXELS = {REDUCED, WIDTH, HEIGHT, BITS, PACKED, MEANING, SAMPLES, LAYOUT, NUMBERS, DEPTH, TILES, tags.EXTRA}
 OF_PIXELS |= {255, 266, 273, 278, 279, 292, 293, 317, 320, 323, 324, 325, 332, 347, *range(512, 522), *range(529, 533)}
 OF_PIXELS |= {50674}

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any, cast
 
 import numpy as np
@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from tbsn import images
 from tbsn.training.leaves import dead_leaves
 from tbsn.training.light import Curve, exposed
-from tbsn.training.noise_model import NoiseModel, flatness, plain_noise
+from tbsn.training.noise_model import NoiseModel, plain_noise
 from tbsn.training.photos import Photos
 from tbsn.training.recipe import PairSettings
 
@@ -84,8 +84,7 @@ class Renoised(Crops):
         (photos, estimates), how = self.stacks, self.how
         loud = index
         if random.random() < how.mixed:
-            others = random.choice(self._among, how.quietest_of - 1)
-            index = min((index, *others.tolist()), key=lambda i: self._model(i).strength)
+            index, loud = sorted((index, int(random.choice(self._among))), key=lambda i: self._model(i).strength)
         zoom = 2 if random.random() < how.halved and min(photos.sizes[index]) >= 2 * self.crop else 1
         where = self._place(index, zoom * self.crop, random)
         seen = self._model(index).unbiased(images.to_float(estimates[index][where]))
@@ -95,24 +94,12 @@ class Renoised(Crops):
         if random.random() < how.plain:
             noisy = clean + plain_noise(clean, random)
         else:
-            noisy = clean + self._noise(loud, clean, random)
+            noisy = clean + self._model(loud).draw(clean, random)
             noisy, clean = exposed(noisy, clean, how.curve, how.stops, how.weak, random)
         if random.random() < how.grey:
             channel = int(random.integers(clean.shape[2]))
             noisy, clean = (np.repeat(one[..., channel, None], one.shape[2], axis=2) for one in (noisy, clean))
         return [images.to_float(images.from_float(noisy, photos[index].dtype)), clean]
-
-    def _noise(self, index: int, clean: np.ndarray, random: np.random.Generator) -> np.ndarray:
-        """That of a photo, for a clean crop: drawn from its model, or what was taken out of the photo."""
-        model = self._model(index)
-        if random.random() >= self.how.residual:
-            return model.draw(clean, random)
-        where = min((self._place(index, self.crop, random) for _ in range(2)), key=partial(self._activity, index))
-        noisy, estimate = (images.to_float(stack[index][where]) for stack in self.stacks)
-        return model.transplant(noisy, estimate, clean, np.array(self.power))
-
-    def _activity(self, index: int, where: tuple[slice, slice]) -> float:
-        return float(flatness(images.to_float(self.stacks[1][index][where])).mean())
 
     def _model(self, index: int) -> NoiseModel:
         return noise_model(*self.stacks, index, self.crop, self.power, self.how.curve)

@@ -65,7 +65,7 @@ class NoiseModel:
         estimate has lost. Of images larger than 512 pixels four windows are looked at.
         """
         windows = [(noisy[where], estimate[where]) for where in _windows(*noisy.shape[:2])]
-        flat = [flatness(of) for _, of in windows]
+        flat = [_flatness(of) for _, of in windows]
         shown = np.concatenate([of.reshape(-1, of.shape[2]) for _, of in windows])
         seen = np.concatenate([whole.reshape(-1, whole.shape[2]) for whole, _ in windows]) - shown
         activity = np.concatenate([one.ravel() for one in flat])
@@ -111,18 +111,6 @@ class NoiseModel:
         size = image.shape[:2]
         white = rfft2(random.standard_normal(image.shape, dtype=np.float32), axes=(0, 1))
         return self.of_scores(irfft2((self.root @ white[..., None])[..., 0], size, axes=(0, 1)), image)
-
-    def transplant(self, noisy: np.ndarray, estimate: np.ndarray, image: np.ndarray, power: np.ndarray) -> np.ndarray:
-        """The noise between a crop of the photo and its estimate (h, w, c), as it were at the brightness of an image.
-
-        ``power`` is what `missed_power` found: the coarse noise that the estimate has kept is replaced.
-        """
-        shown = self.unbiased(estimate)
-        scores = self.scores(noisy - shown, shown)
-        height, width = scores.shape[:2]
-        gain = np.sqrt(np.interp(_frequency(height, width), RING_CENTRES, power))[..., None]
-        raised = irfft2(gain * rfft2(scores, axes=(0, 1)), (height, width), axes=(0, 1))
-        return self.of_scores((raised * (scores.std() / raised.std())).astype(np.float32), image)
 
     def _level(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The level below each value, and how far it is on the way to the next."""
@@ -173,7 +161,7 @@ def missed_power(
             model = NoiseModel.fit(noisy, estimate, side, power, curve)
             clean = model.unbiased(estimate)
             renoised = np.clip(clean + model.draw(clean, random), 0, 1)
-            activity = flatness(estimate)
+            activity = _flatness(estimate)
             flat = (activity <= np.quantile(activity, FLAT))[..., None]
             scale = max(float((noisy - estimate)[flat[..., 0]].std()), 1e-4)  # weak noise counts like strong
             real += _by_ring((noisy - estimate) * flat / scale)
@@ -218,7 +206,7 @@ def _windows(height: int, width: int) -> list[tuple[slice, slice]]:
     return [(row, column) for row in rows for column in columns]
 
 
-def flatness(image: np.ndarray) -> np.ndarray:
+def _flatness(image: np.ndarray) -> np.ndarray:
     """How strongly an image (h, w, c) changes around each pixel (h, w); little is flat."""
     rows, columns = np.gradient(gaussian_filter(image, (1, 1, 0)), axis=(0, 1))
     return np.sqrt(np.maximum(uniform_filter((rows**2 + columns**2).sum(axis=2), 9), 0))  # its running sum errs below 0

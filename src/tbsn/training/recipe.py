@@ -138,19 +138,16 @@ class PairSettings(Settings):
     ``curve`` is the tone curve of the images: linear where values are proportional to light, as those of a microscope.
     A share ``halved`` of the estimates is shrunk to half, where the photo is large enough: that is sharper, and what
     noise was left in it is weaker. A share ``leaves`` of the clean images is no estimate, but dead leaves in the
-    colours of one: all that an estimate shows is smooth. A share ``mixed`` has the noise of one photo and the
-    estimate of another, the cleaner one: that with the least noise of that photo and others, ``quietest_of`` in all. A
-    share ``residual`` has no drawn noise, but what was taken out of a flat place of the photo, see
-    `NoiseModel.transplant`. A share ``plain`` has noise that no camera makes, see `plain_noise`. ``stops`` is the range
-    of exposures, ``weak`` the share with weaker noise, see `exposed`. A share ``grey`` shows one channel in all.
+    colours of one: all that an estimate shows is smooth. A share ``mixed`` is of two photos: the one with less noise
+    gives the estimate, which is the cleaner one, and the other the noise. A share ``plain`` has noise that no camera
+    makes, see `plain_noise`. ``stops`` is the range of exposures, ``weak`` the share with weaker noise, see `exposed`.
+    A share ``grey`` shows one channel in all.
     """
 
     curve: Curve = "sRGB"
     halved: Share = 0.5
     leaves: Share = 0.33
     mixed: Share = 0.5
-    quietest_of: PositiveInt = 2
-    residual: Share = 0.0
     plain: Share = 0.15
     grey: Share = 0.1
     stops: float = Field(default=1.0, ge=0, le=4)
