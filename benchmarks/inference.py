@@ -16,9 +16,9 @@ from tbsn.settings import TeacherSettings
 from tbsn.teacher import numpy_denoiser
 
 ONE_PASS = [TeacherSettings(stride=stride, passes=0) for stride in (1, 2, 3, 4, 5)]
-REFINED = [TeacherSettings(passes=8, probability=share) for share in (0.08, 0.16, 0.3, 0.5)]
-PASSES = [TeacherSettings(passes=passes) for passes in (1, 2, 4)]
-ENSEMBLE = [TeacherSettings(passes=0, ensemble=True)]
+REFINED = [TeacherSettings(stride=2, passes=8, probability=share) for share in (0.08, 0.16, 0.3, 0.5)]
+PASSES = [TeacherSettings(stride=2, passes=passes) for passes in (1, 2, 4)]
+ENSEMBLE = [TeacherSettings(stride=2, passes=0, ensemble=True)]
 
 
 def main(

@@ -141,6 +141,12 @@ def test_from_noisy_photos_to_an_exported_student(folder: Path, tmp_path: Path) 
     assert all(torch.equal(value, after[name]) for name, value in before.items())
     refused = tbsn("export", teacher, "-o", tmp_path / "teacher.onnx")
     assert refused.returncode == 2 and "not a student" in refused.stderr
+    assert tbsn("export", teacher, "-o", tmp_path / "half.safetensors", "--half").returncode == 0
+    halved = load_network(tmp_path / "half.safetensors").state_dict()
+    for name, value in load_network(teacher).state_dict().items():
+        assert torch.equal(halved[name], value.half().float())
+    assert (tmp_path / "half.safetensors").stat().st_size < 0.6 * (teacher / "model.safetensors").stat().st_size
+    assert tbsn("export", student, "-o", tmp_path / "half.onnx", "--half").returncode == 2
     assert tbsn("denoise", folder / "letters.jpg", "--model", onnx).returncode == 0
     assert tbsn("denoise", folder / "01_14.png", "--model", teacher, "-o", tmp_path / "by_teacher.png").returncode == 0
 

@@ -105,6 +105,15 @@ def test_the_teacher_takes_any_size_and_is_reproducible(bsn: TBSN, size: tuple[i
     assert torch.equal(one, again) and not torch.equal(one, other)
 
 
+def test_a_network_brings_its_stride_and_at_full_resolution_there_is_no_refinement(bsn: TBSN) -> None:
+    image = torch.rand(1, 3, 64, 64)
+    whole = TBSN(bsn.config.model_copy(update={"pd": 1})).eval()
+    whole.load_state_dict(bsn.state_dict())
+    torch.testing.assert_close(t.teacher(whole, TeacherSettings())(image), bsn(image))
+    papers = TeacherSettings(stride=2, passes=8)
+    torch.testing.assert_close(t.teacher(bsn, TeacherSettings())(image), t.teacher(bsn, papers)(image))
+
+
 def test_targets_are_the_pass_and_its_refinements(bsn: TBSN) -> None:
     image = torch.rand(1, 3, 64, 64)
     estimate, smooth, sharp = t.targets([bsn], 2, True, [0.0, 0.5], [], seed=0)(image).chunk(3, dim=1)

@@ -110,6 +110,10 @@ def test_renoised_pairs_are_estimates_with_noise_like_the_photos(folder: Path, t
     moved = noise_model(photos, estimates, 0, 128, tuple(SAME), "sRGB").unbiased(to_float(estimates[0]))
     whole = moved.reshape(128, 2, 128, 2, 3).mean(axis=(1, 3))
     torch.testing.assert_close(halved[0], torch.from_numpy(whole).permute(2, 0, 1), rtol=0, atol=1e-6)
+    as_they_are = Renoised(photos, estimates, how=PairSettings(distilled=1), power=SAME, **settings | {"crop": 256})[0]
+    moved = noise_model(photos, estimates, 0, 256, tuple(SAME), "sRGB").unbiased(to_float(estimates[0]))
+    for seen, whole in zip(as_they_are, (to_float(photos[0]), moved), strict=True):
+        torch.testing.assert_close(seen[0], torch.from_numpy(whole).permute(2, 0, 1), rtol=0, atol=0)
 
 
 def test_a_student_learns_from_renoised_estimates(blocks: Path, tmp_path: Path) -> None:
@@ -348,6 +352,13 @@ def test_what_cannot_be_trained_on_is_named(folder: Path, tmp_path: Path) -> Non
         runs.distill(folder, [tmp_path / "grey.safetensors"], tmp_path / "d", distilled, Start())
     with pytest.raises(InputError, match="instead of PD"):
         load_recipe(TrainRecipe, "hole", []).with_pd(5)
+    with pytest.raises(InputError, match=r"network\.pd=1"):
+        load_recipe(RenoiseRecipe, "renoise-cpu", ["network.kind=TBSN"])
+
+
+def test_a_network_is_not_used_with_a_larger_stride_than_it_was_trained_with() -> None:
+    recipe = load_recipe(TrainRecipe, "cpu", [])
+    assert [recipe.with_pd(stride).network.pd for stride in (1, 2, 5)] == [1, 2, 2]
 
 
 def test_the_mean_over_symmetries_turns_with_the_image() -> None:

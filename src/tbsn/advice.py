@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tbsn.settings import TeacherSettings
+from tbsn import settings
 
 STRONG = 0.204
 WIDE = 0.1
@@ -107,7 +107,7 @@ def _plan(train: int, inference: int, recipe: str, minutes: float | None, channe
         else "Training takes 100,000 steps on the GPU: hours to a day."
     )
     network = "" if channels == 3 else f" --set network.channels={channels}"
-    targets = "" if inference == TeacherSettings.stride else f" --set targets.pd={inference}"
+    targets = "" if inference == settings.STRIDE else f" --set targets.pd={inference}"
     return [
         why,
         f"Train: tbsn train FOLDER --recipe {recipe} --pd {train}{network}",

@@ -197,8 +197,10 @@ def evaluate(
     noisy: Annotated[Path, typer.Argument(metavar="NOISY_DIR", help="Folder of noisy images.")],
     clean: Annotated[Path, typer.Argument(metavar="CLEAN_DIR", help="Folder of clean images of the same names.")],
     protocol: Annotated[str, typer.Option(help="sidd (8-bit rounding) or dnd (clip only).")] = "sidd",
-    pd: Annotated[int, typer.Option(help="Teacher: PD stride.", min=1)] = TeacherSettings.stride,
-    passes: Annotated[int, typer.Option(help="Teacher: R3 passes; 0 leaves R3 out.", min=0)] = TeacherSettings.passes,
+    pd: Annotated[int | None, typer.Option(help="Teacher: PD stride. [default: the network's]", min=1)] = None,
+    passes: Annotated[
+        int | None, typer.Option(help="Teacher: R3 passes; 0 leaves R3 out. [default: 8, or 0 at stride 1]", min=0)
+    ] = None,
     probability: Annotated[
         float, typer.Option(help="Teacher: R3 probability.", min=0, max=1)
     ] = TeacherSettings.probability,
@@ -278,24 +280,27 @@ def serve(
 
 @app.command()
 def export(
-    model: Annotated[str, typer.Argument(help="Run, model file or name of a student.")],
+    model: Annotated[str, typer.Argument(help="Run, model file or name; for .onnx a student's.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="File: .onnx or .safetensors.")] = Path("student.onnx"),
+    half: Annotated[bool, typer.Option("--half", help="A .safetensors file in half precision, half as large.")] = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Export a student to ONNX, checked against torch, or to safetensors."""
+    """Export a student to ONNX, checked against torch, or any network to safetensors."""
     from tbsn.denoiser import find
     from tbsn.export import export as export_student
     from tbsn.network.files import Student, load_network, save_network
 
     _refuse_existing(output, overwrite)
-    student = load_network(find(model))
-    if not isinstance(student, Student):
-        raise InputError(model, "is a blind-spot network, not a student", "distil it first with `tbsn distill`")
+    network = load_network(find(model))
     if output.suffix == ".safetensors":
-        save_network(output, student)
+        save_network(output, network.half() if half else network)
         print(f"exported: {output}")
         return
-    difference = export_student(student, output)
+    if half:
+        raise InputError("--half", "is for .safetensors files", "leave it out, or name another file with -o")
+    if not isinstance(network, Student):
+        raise InputError(model, "is a blind-spot network, not a student", "distil it first with `tbsn distill`")
+    difference = export_student(network, output)
     print(f"exported: {output} (largest difference to torch {difference:.1e})")
 
 

@@ -167,5 +167,5 @@ def _load(path: Path, teacher: TeacherSettings, device: str) -> Denoiser:
 
 def find(model: str | Path) -> Path:
     """Where a model is that is given by its name or path."""
-    path = PRETRAINED / f"{model}.onnx"
-    return path if path.is_file() else Path(model)
+    named = (PRETRAINED / f"{model}{suffix}" for suffix in (".onnx", ".safetensors"))
+    return next((path for path in named if path.is_file()), Path(model))

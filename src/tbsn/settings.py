@@ -2,20 +2,23 @@
 
 from dataclasses import dataclass
 
+STRIDE, PASSES = 2, 8
+
 
 @dataclass(frozen=True)
 class TeacherSettings:
     """How a blind-spot network denoises (TBSN, section 3.4): PD stride, R3 passes and probability, self-ensemble.
 
-    A `HalfPlane` has a ``hole`` instead of PD and R3: the radius of the square that it does not see, its own if not
-    given.
+    The ``stride`` is the network's own if not given, as a rule STRIDE; the ``passes`` are PASSES, or none at stride 1,
+    which leaves nothing for R3 to mend. ``passes`` 0 leaves R3 out; 1 with ``probability`` 0 is the paper's target for
+    distillation. ``seed`` fixes the masks of R3.
 
-    ``passes`` 0 leaves R3 out; 1 with ``probability`` 0 is the paper's target for distillation. ``seed`` fixes the
-    masks of R3. A student has no use for them.
+    A `HalfPlane` has a ``hole`` instead of PD and R3: the radius of the square that it does not see, its own if not
+    given. A student has no use for any of them.
     """
 
-    stride: int = 2
-    passes: int = 8
+    stride: int | None = None
+    passes: int | None = None
     probability: float = 0.16
     ensemble: bool = False
     hole: int | None = None

@@ -18,7 +18,7 @@ from tbsn import denoiser
 from tbsn.network import TBSN, HalfPlane
 from tbsn.network.files import Network, load_network
 from tbsn.network.phases import inverse_pd, pd
-from tbsn.settings import TeacherSettings
+from tbsn.settings import PASSES, TeacherSettings
 from tbsn.tiles import Tiling
 
 # Channel attention is global: another size is another network. With PD-2, 128x128, as in the paper's training.
@@ -90,9 +90,10 @@ def self_ensemble(denoiser: Denoiser) -> Denoiser:
 
 def teacher(bsn: TBSN, settings: TeacherSettings) -> Denoiser:
     """PD, the blind-spot network, inverse PD and R3, for images of any size (TBSN, section 3.4)."""
-    masks = random_masks(settings.passes, settings.probability, settings.seed)
-    denoiser = refined(downsampled(bsn, settings.stride), bsn, masks)
-    denoiser = padded(denoiser, bsn.multiple * settings.stride)
+    stride = settings.stride or bsn.config.pd
+    passes = settings.passes if settings.passes is not None else PASSES * (stride > 1)
+    masks = random_masks(passes, settings.probability, settings.seed)
+    denoiser = padded(refined(downsampled(bsn, stride), bsn, masks), bsn.multiple * stride)
     return torch.no_grad()(self_ensemble(denoiser) if settings.ensemble else denoiser)
 
 

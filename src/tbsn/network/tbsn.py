@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from tbsn.network.attention import ChannelAttention, WindowAttention
 from tbsn.network.phases import inverse_pd, pd
+from tbsn.settings import STRIDE
 
 PIXELS_AT_ONCE, PIXELS_AT_ONCE_CPU = 2**20, 2**14  # in inference, per layer
 
@@ -26,7 +27,7 @@ class TBSNConfig(BaseModel):
 
     ``blocks`` and ``heads`` are per level, finest first. A level has ``width * 2**level / group_channels`` channel
     groups. ``channel_attention`` and ``spatial_attention`` are the ablation of the paper's table 5: a part that is off
-    leaves its feed-forward network in place.
+    leaves its feed-forward network in place. ``pd`` is the PD stride that it is to be used with.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -42,6 +43,7 @@ class TBSNConfig(BaseModel):
     group_channels: PositiveInt = 48
     channel_attention: Literal["grouped", "ungrouped", "off"] = "grouped"
     spatial_attention: bool = True
+    pd: PositiveInt = STRIDE
 
     @model_validator(mode="after")
     def _fits(self) -> "TBSNConfig":

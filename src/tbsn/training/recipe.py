@@ -39,6 +39,13 @@ BlindConfig = Annotated[
 StudentConfig = Annotated[
     Annotated[UNetConfig, Tag("UNet")] | Annotated[FastUNetConfig, Tag("FastUNet")], _kind("UNet")
 ]
+AnyConfig = Annotated[
+    Annotated[TBSNConfig, Tag("TBSN")]
+    | Annotated[HalfPlaneConfig, Tag("HalfPlane")]
+    | Annotated[UNetConfig, Tag("UNet")]
+    | Annotated[FastUNetConfig, Tag("FastUNet")],
+    _kind("FastUNet"),
+]
 
 
 class Settings(BaseModel):
@@ -94,11 +101,15 @@ class TrainRecipe(Settings):
         return self
 
     def with_pd(self, stride: int) -> Self:
-        """The recipe with another PD stride, its crops as much larger or smaller: the network sees the same size."""
+        """The recipe with another PD stride, its crops as much larger or smaller: the network sees the same size.
+
+        It is never to be used with a larger stride than it was trained with.
+        """
         if self.network.kind == "HalfPlane":
             raise InputError(f"--pd {stride}", "this network has a hole instead of PD", "--set network.hole=N")
-        crop = self.fit.crop // self.pd * stride
-        return self.model_copy(update={"pd": stride, "fit": self.fit.model_copy(update={"crop": crop})})
+        fit = self.fit.model_copy(update={"crop": self.fit.crop // self.pd * stride})
+        network = self.network.model_copy(update={"pd": min(self.network.pd, stride)})
+        return self.model_copy(update={"pd": stride, "fit": fit, "network": network})
 
 
 class TargetSettings(Settings):
@@ -141,7 +152,8 @@ class PairSettings(Settings):
     colours of one: all that an estimate shows is smooth. A share ``mixed`` is of two photos: the one with less noise
     gives the estimate, which is the cleaner one, and the other the noise. A share ``plain`` has noise that no camera
     makes, see `plain_noise`. ``stops`` is the range of exposures, ``weak`` the share with weaker noise, see `exposed`.
-    A share ``grey`` shows one channel in all.
+    A share ``grey`` shows one channel in all. A share ``distilled`` is made of nothing: a photo as it is, and its
+    estimate, which is the mean over all symmetries and models, and so better than what one pass gives.
     """
 
     curve: Curve = "sRGB"
@@ -150,21 +162,24 @@ class PairSettings(Settings):
     mixed: Share = 0.5
     plain: Share = 0.15
     grey: Share = 0.1
+    distilled: Share = 0.0
     stops: float = Field(default=1.0, ge=0, le=4)
     weak: Share = 0.25
 
 
 class RenoiseRecipe(Settings):
-    """Train a student on its own estimates with noise like the photos' added."""
+    """Train a network on estimates with noise like the photos' added: a student, or the next blind-spot network."""
 
-    network: StudentConfig = FastUNetConfig()
+    network: AnyConfig = FastUNetConfig()
     pairs: PairSettings = PairSettings()
     fit: FitSettings = FitSettings(batch=8, crop=128)
 
     @model_validator(mode="after")
-    def _leaves_are_large_enough(self) -> Self:
+    def _possible(self) -> Self:
         if self.pairs.leaves and self.fit.crop > LARGEST_CROP:
             raise ValueError(f"fit.crop is over {LARGEST_CROP}: set pairs.leaves=0")
+        if isinstance(self.network, TBSNConfig) and self.network.pd != 1:
+            raise ValueError("pairs are whole images: set network.pd=1")
         return self
 
 
