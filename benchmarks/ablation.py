@@ -37,6 +37,7 @@ QUESTIONS = {
         "both, ungrouped": PART.format("ungrouped", "true"),
     },
     "stride": {f"PD-{stride}": f"pd={stride} fit.crop={32 * stride}" for stride in (2, 3, 4, 5, 6)},
+    "amount": {f"{trained} of 640 images": f"fit.hold_back={1 - trained / 640}" for trained in (10, 40, 160, 608)},
 }
 
 Question = Annotated[str, typer.Argument(help=f"One of {', '.join(QUESTIONS)}.")]

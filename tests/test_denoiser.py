@@ -11,7 +11,7 @@ import torch
 import tbsn
 from conftest import EXAMPLES
 from tbsn import denoiser, export, images
-from tbsn.denoiser import STILL, still
+from tbsn.denoiser import STILL, mean_over_symmetries, still
 from tbsn.errors import InputError
 from tbsn.network import TBSN, TBSNConfig, UNet, UNetConfig
 from tbsn.network.files import load_network, save_network
@@ -193,6 +193,25 @@ def test_a_pixel_is_still_if_nothing_changes_near_it(shape: tuple[int, int, int]
         down = reached[row : row + 2 * STILL + 1, column + STILL]
         right = reached[row + STILL, column : column + 2 * STILL + 1]
         assert found == all((line == image[row, column]).all() for line in (down, right)), (row, column)
+
+
+def test_the_mean_over_symmetries_turns_with_the_image() -> None:
+    image = np.random.default_rng(0).random((12, 20, 3), dtype=np.float32)
+
+    def shifted(image: np.ndarray, by: int, axis: int) -> np.ndarray:
+        return mean_over_symmetries(lambda one: np.roll(one, by, axis), image)
+
+    np.testing.assert_allclose(shifted(image, 1, 1), shifted(image, -1, 0), atol=1e-6)
+    np.testing.assert_allclose(np.rot90(shifted(image, 1, 1)), shifted(np.rot90(image), 1, 1), atol=1e-6)
+    np.testing.assert_allclose(mean_over_symmetries(lambda one: one, image), image, atol=1e-6)
+
+
+def test_a_self_ensemble_turns_with_the_image_and_may_be_sent_to_other_processes(small: tuple[UNet, Path]) -> None:
+    denoise = pickle.loads(pickle.dumps(denoiser.load(small[1], strength=1, ensemble=True)))
+    image = np.random.default_rng(0).integers(0, 256, (40, 72, 3), np.uint8)
+    turned = denoise(np.ascontiguousarray(np.rot90(image)))
+    np.testing.assert_allclose(np.rot90(denoise(image).astype(int)), turned.astype(int), atol=1)
+    assert not np.array_equal(denoise(image), denoiser.load(small[1], strength=1)(image))
 
 
 def test_many_images_stream(small: tuple[UNet, Path]) -> None:

@@ -1,5 +1,4 @@
 import pickle
-from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -46,24 +45,6 @@ def test_padding_reflects() -> None:
     seen = []
     t.padded(lambda x: seen.append(x) or x, 8)(row)
     assert seen[0][0, 0, 0].tolist() == [0, 1, 2, 3, 2, 1, 0, 1]
-
-
-def lopsided(image: Tensor) -> Tensor:
-    return image.roll(1, -1) + torch.arange(image.shape[-2])[:, None]
-
-
-def test_self_ensemble_is_equivariant_and_keeps_the_identity() -> None:
-    image = torch.rand(2, 3, 6, 6, dtype=torch.float64)
-    torch.testing.assert_close(t.self_ensemble(identity)(image), image)
-    ensemble = t.self_ensemble(lopsided)
-    symmetries: list[Callable[[Tensor], Tensor]] = [
-        lambda x: x.flip(-1),
-        lambda x: x.flip(-2),
-        lambda x: torch.rot90(x, 1, (-2, -1)),
-        lambda x: x.transpose(-2, -1),
-    ]
-    for turn in symmetries:
-        torch.testing.assert_close(ensemble(turn(image)), turn(ensemble(image)))
 
 
 @pytest.mark.parametrize(("probability", "seen"), [(0.0, "first"), (1.0, "noisy")])

@@ -16,7 +16,7 @@ from tbsn.errors import InputError
 from tbsn.images import to_float
 from tbsn.network import FastUNet, FastUNetConfig, TBSNConfig, UNet, UNetConfig
 from tbsn.network.files import build, load_network, save_network
-from tbsn.training import checkpoint, fit, kept, losses, runs
+from tbsn.training import checkpoint, fit, losses, runs
 from tbsn.training.data import Crops, Renoised, noise_model, split
 from tbsn.training.fit import learning_rate
 from tbsn.training.noise_model import SAME
@@ -359,11 +359,3 @@ def test_what_cannot_be_trained_on_is_named(folder: Path, tmp_path: Path) -> Non
 def test_a_network_is_not_used_with_a_larger_stride_than_it_was_trained_with() -> None:
     recipe = load_recipe(TrainRecipe, "cpu", [])
     assert [recipe.with_pd(stride).network.pd for stride in (1, 2, 5)] == [1, 2, 2]
-
-
-def test_the_mean_over_symmetries_turns_with_the_image() -> None:
-    image = np.random.default_rng(0).random((12, 20, 3), dtype=np.float32)
-    shifted, other = (kept.over_symmetries(lambda image, by=by: np.roll(image, *by)) for by in ((1, 1), (-1, 0)))
-    np.testing.assert_allclose(shifted(image), other(image), atol=1e-6)
-    np.testing.assert_allclose(np.rot90(shifted(image)), shifted(np.rot90(image)), atol=1e-6)
-    np.testing.assert_allclose(kept.over_symmetries(lambda image: image)(image), image, atol=1e-6)

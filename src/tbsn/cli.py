@@ -24,6 +24,9 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 EXTRAS = {"gradio": "serve", "ray": "ray", "fsspec": "ray"}
 
 Model = Annotated[str, typer.Option(help="`default`, a model file, or the folder of a run.")]
+Ensemble = Annotated[
+    bool, typer.Option("--ensemble", help="Mean over flips and quarter turns: the best result, 8 times as long.")
+]
 Noisy = Annotated[Path, typer.Argument(help="Noisy images: a folder, searched recursively, or one file.")]
 Run = Annotated[Path, typer.Option("--output", "-o", help="Folder of the run: recipe, log, checkpoints, model.")]
 Overrides = Annotated[list[str], typer.Option("--set", help="Override a setting, as in fit.steps=500; repeatable.")]
@@ -63,6 +66,7 @@ def denoise(
     ] = None,
     model: Model = "default",
     strength: Annotated[str, typer.Option(help="How much to take out: 0 to 1, or auto: as much as is noise.")] = "auto",
+    ensemble: Ensemble = False,
     suffix: Annotated[str, typer.Option(help="What names get without --output.")] = "_denoised",
     format_: Annotated[str, typer.Option("--format", help="png, jpg, tif, webp or npy. [default: the input's]")] = "",
     quality: Annotated[int, typer.Option(help="Of JPEG and WebP.", min=1, max=100)] = 95,
@@ -113,8 +117,9 @@ def denoise(
             raise typer.Exit(session.show(jobs))
         check_writable(where)
         loudness = 0 if quiet or str(STREAM) in (output, *inputs) else 1 + verbose
-        denoiser = load(model, strength=amount, device=device)
-        log = session.Log.of(where, shard, model, strength=strength, device=device, settings=asdict(settings))
+        denoiser = load(model, strength=amount, device=device, ensemble=ensemble)
+        facts = {"strength": strength, "ensemble": ensemble, "device": device, "settings": asdict(settings)}
+        log = session.Log.of(where, shard, model, **facts)
         code = session.run(denoiser, jobs, settings, log, loudness, _work(ray))
     if code:
         raise typer.Exit(code)
@@ -204,7 +209,7 @@ def evaluate(
     probability: Annotated[
         float, typer.Option(help="Teacher: R3 probability.", min=0, max=1)
     ] = TeacherSettings.probability,
-    ensemble: Annotated[bool, typer.Option("--ensemble", help="Teacher: mean over the 8 symmetries.")] = False,
+    ensemble: Ensemble = False,
     hole: Annotated[
         int | None, typer.Option(help="Teacher with a hole: its radius. [default: as trained]", min=0)
     ] = None,
@@ -220,7 +225,7 @@ def evaluate(
     if protocol not in metrics.PROTOCOLS:
         raise InputError(f"--protocol {protocol}", "unknown", f"use one of {', '.join(metrics.PROTOCOLS)}")
     rule = metrics.PROTOCOLS[protocol]
-    denoiser = BASELINES.get(model) or load(model, TeacherSettings(pd, passes, probability, ensemble, hole=hole))
+    denoiser = BASELINES.get(model) or load(model, TeacherSettings(pd, passes, probability, hole), ensemble=ensemble)
     scores = []
     for score in pairs.evaluate(denoiser, pairs.find_pairs(noisy, clean), rule):
         scores.append(score)

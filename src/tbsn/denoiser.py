@@ -79,6 +79,10 @@ class Denoiser:
         values = scale.unit(part)
         return trusted(values, values + tiled(partial(self._change, scale=scale), self.tiling)(part))
 
+    def self_ensemble(self) -> Self:
+        """The same, of `mean_over_symmetries`: better, and eight times the work."""
+        return replace(self, function=partial(mean_over_symmetries, self.function))
+
     def within(self, memory: float, width: int) -> Self:
         """The same with tiles that need about ``memory`` bytes at most, for images of this ``width``; if ``local``."""
         if not self.local:
@@ -96,6 +100,18 @@ class Denoiser:
         change = self.function(np.repeat(values, self.channels, axis=2) if grey else values) - values
         np.copyto(change, 0, where=still(planes)[..., None])
         return change.mean(axis=2, keepdims=True) if grey else change
+
+
+def mean_over_symmetries(denoise: Callable[[np.ndarray], np.ndarray], image: np.ndarray) -> np.ndarray:
+    """What ``denoise`` makes of an image (h, w, c) and its flips and quarter turns, each turned back, on average.
+
+    The field calls it self-ensemble (Timofte et al., CVPR 2016, section 3.5).
+    """
+    total = np.zeros_like(image)
+    for turns in range(4):
+        turned = np.rot90(image, turns)
+        total += np.rot90(denoise(turned), -turns) + np.rot90(denoise(turned[:, ::-1])[:, ::-1], -turns)
+    return total / 8
 
 
 def still(image: np.ndarray) -> np.ndarray:
@@ -134,18 +150,21 @@ def load(
     teacher: TeacherSettings = TeacherSettings(),
     strength: float | None = None,
     device: str = AUTO,
+    ensemble: bool = False,
 ) -> Denoiser:
     """A denoiser by name (``default`` and ``unet``: the students in the package, fast and of the paper's shape) or
     path: an ONNX file, or with torch a safetensors file or the folder of a run. A blind-spot network runs as a teacher
     with the settings ``teacher``. ``strength`` is how much to take out, from 0 to 1; by default as much as can be
-    noise, see `trusted`. ``device`` is where an ONNX file runs, see `tbsn.runtime`.
+    noise, see `trusted`. ``device`` is where an ONNX file runs, see `tbsn.runtime`. ``ensemble`` takes the mean over
+    the flips and quarter turns of an image: better, and eight times the work.
 
     Raises `InputError` for a model that is missing, damaged, a pickle, or of another version, for a strength outside
     [0, 1], and for a device that is not there.
     """
     if strength is not None and not 0 <= strength <= 1:
         raise InputError(f"strength {strength}", "not from 0 to 1", "give 1 for all of the noise, 0 for none")
-    return replace(_load(find(model), teacher, device), strength=strength)
+    denoiser = replace(_load(find(model), teacher, device), strength=strength)
+    return denoiser.self_ensemble() if ensemble else denoiser
 
 
 def _load(path: Path, teacher: TeacherSettings, device: str) -> Denoiser:

@@ -7,7 +7,7 @@ STRIDE, PASSES = 2, 8
 
 @dataclass(frozen=True)
 class TeacherSettings:
-    """How a blind-spot network denoises (TBSN, section 3.4): PD stride, R3 passes and probability, self-ensemble.
+    """How a blind-spot network denoises (TBSN, section 3.4): PD stride, R3 passes and probability.
 
     The ``stride`` is the network's own if not given, as a rule STRIDE; the ``passes`` are PASSES, or none at stride 1,
     which leaves nothing for R3 to mend. ``passes`` 0 leaves R3 out; 1 with ``probability`` 0 is the paper's target for
@@ -20,6 +20,5 @@ class TeacherSettings:
     stride: int | None = None
     passes: int | None = None
     probability: float = 0.16
-    ensemble: bool = False
     hole: int | None = None
     seed: int = 0

@@ -74,27 +74,13 @@ def refined(first: Denoiser, denoiser: Denoiser, masks: Masks) -> Denoiser:
     return run
 
 
-def self_ensemble(denoiser: Denoiser) -> Denoiser:
-    """The mean over the 8 flips and quarter turns of the image, each turned back."""
-
-    def run(image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        total = torch.zeros_like(image)
-        for turns in range(4):
-            turned = torch.rot90(image, turns, (-2, -1))
-            total += torch.rot90(denoiser(turned), -turns, (-2, -1))
-            total += torch.rot90(denoiser(turned.flip(-1)).flip(-1), -turns, (-2, -1))
-        return total / 8
-
-    return run
-
-
 def teacher(bsn: TBSN, settings: TeacherSettings) -> Denoiser:
     """PD, the blind-spot network, inverse PD and R3, for images of any size (TBSN, section 3.4)."""
     stride = settings.stride or bsn.config.pd
     passes = settings.passes if settings.passes is not None else PASSES * (stride > 1)
     masks = random_masks(passes, settings.probability, settings.seed)
     denoiser = padded(refined(downsampled(bsn, stride), bsn, masks), bsn.multiple * stride)
-    return torch.no_grad()(self_ensemble(denoiser) if settings.ensemble else denoiser)
+    return torch.no_grad()(denoiser)
 
 
 def targets(
@@ -166,7 +152,6 @@ def of_network(network: Network, settings: TeacherSettings) -> Denoiser:
     denoiser: Denoiser = network
     if isinstance(network, HalfPlane):
         denoiser = partial(network, hole=settings.hole)
-        denoiser = self_ensemble(denoiser) if settings.ensemble else denoiser
     return torch.no_grad()(padded(denoiser, network.multiple))
 
 

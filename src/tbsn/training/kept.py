@@ -43,19 +43,6 @@ def mean_of(denoisers: Sequence[Denoiser]) -> Denoiser:
     return lambda image: np.mean([denoise(image) for denoise in denoisers], axis=0)
 
 
-def over_symmetries(denoise: Denoiser) -> Denoiser:
-    """What a denoiser makes of a float image (h, w, c) and its 8 flips and quarter turns, on average."""
-
-    def run(image: np.ndarray) -> np.ndarray:
-        total = np.zeros_like(image)
-        for turns in range(4):
-            turned = np.rot90(image, turns)
-            total += np.rot90(denoise(turned), -turns) + np.rot90(denoise(turned[:, ::-1])[:, ::-1], -turns)
-        return total / 8
-
-    return run
-
-
 def estimates(denoiser: Denoiser, weights: bytes, photos: Photos, run: Path, device: torch.device) -> Photos:
     """What a denoiser with these weights makes of the photos."""
     stamp = hashlib.sha256(photos.stamp.encode() + weights).hexdigest()

@@ -71,7 +71,7 @@ def renoise(source: Source, models: Sequence[str | Path], run: Path, recipe: Ren
     _check_multiple(recipe.fit.crop, recipe.network.multiple, recipe.fit.crop, 1)
     known = [load(model, strength=1, device="cpu") for model in models]
     # A teacher that attends to all of an image takes too long for that.
-    denoiser = kept.mean_of([kept.over_symmetries(one) if one.local else one for one in known])
+    denoiser = kept.mean_of([one.self_ensemble() if one.local else one for one in known])
     weights = b"".join(map(_weights, models))
     how = recipe.pairs
     with at_work(run, recipe, start, lambda: _inputs(source, start, models)) as (fabric, places):
