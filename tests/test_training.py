@@ -1,6 +1,6 @@
 import json
 import pickle
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
+from torch import nn
 
 from conftest import save
+from tbsn.denoiser import mean_over_symmetries
 from tbsn.errors import InputError
 from tbsn.images import to_float
 from tbsn.network import FastUNet, FastUNetConfig, TBSNConfig, UNet, UNetConfig
@@ -110,10 +112,6 @@ def test_renoised_pairs_are_estimates_with_noise_like_the_photos(folder: Path, t
     moved = noise_model(photos, estimates, 0, 128, tuple(SAME), "sRGB").unbiased(to_float(estimates[0]))
     whole = moved.reshape(128, 2, 128, 2, 3).mean(axis=(1, 3))
     torch.testing.assert_close(halved[0], torch.from_numpy(whole).permute(2, 0, 1), rtol=0, atol=1e-6)
-    as_they_are = Renoised(photos, estimates, how=PairSettings(distilled=1), power=SAME, **settings | {"crop": 256})[0]
-    moved = noise_model(photos, estimates, 0, 256, tuple(SAME), "sRGB").unbiased(to_float(estimates[0]))
-    for seen, whole in zip(as_they_are, (to_float(photos[0]), moved), strict=True):
-        torch.testing.assert_close(seen[0], torch.from_numpy(whole).permute(2, 0, 1), rtol=0, atol=0)
 
 
 def test_a_student_learns_from_renoised_estimates(blocks: Path, tmp_path: Path) -> None:
@@ -125,7 +123,7 @@ def test_a_student_learns_from_renoised_estimates(blocks: Path, tmp_path: Path) 
     log = [json.loads(line) for line in (tmp_path / "first" / "log.jsonl").read_text().splitlines()]
     losses = [line["held_back"] for line in log if "held_back" in line]
     assert losses[-1] < losses[0] + np.log(0.8)
-    again = load_recipe(RenoiseRecipe, "renoise-cpu", [*SHORT, *tiny, "fit.steps=1"])
+    again = load_recipe(RenoiseRecipe, "renoise-cpu", [*SHORT, *tiny, "fit.steps=1", "ensemble=2"])
     runs.renoise(
         blocks, ["default", tmp_path / "first"], tmp_path / "second", again, Start("cpu", init=tmp_path / "first")
     )
@@ -354,8 +352,37 @@ def test_what_cannot_be_trained_on_is_named(folder: Path, tmp_path: Path) -> Non
         load_recipe(TrainRecipe, "hole", []).with_pd(5)
     with pytest.raises(InputError, match=r"network\.pd=1"):
         load_recipe(RenoiseRecipe, "renoise-cpu", ["network.kind=TBSN"])
+    ensemble = load_recipe(RenoiseRecipe, "renoise-cpu", ["ensemble=2"])
+    with pytest.raises(InputError, match="is no student"):
+        runs.renoise(folder, [tmp_path / "grey.safetensors"], tmp_path / "r", ensemble, Start("cpu"))
 
 
 def test_a_network_is_not_used_with_a_larger_stride_than_it_was_trained_with() -> None:
     recipe = load_recipe(TrainRecipe, "cpu", [])
     assert [recipe.with_pd(stride).network.pd for stride in (1, 2, 5)] == [1, 2, 2]
+
+
+def test_targets_of_an_ensemble_are_what_teachers_make_of_symmetries_that_the_values_decide() -> None:
+    noisy = torch.randint(0, 256, (6, 3, 16, 16), generator=torch.Generator().manual_seed(0)) / 255
+    torch.manual_seed(0)
+    teacher, student = (FastUNet(FastUNetConfig(widths=(8, 8), blocks=(1, 1))) for _ in range(2))
+    for network in (teacher, student):
+        nn.init.normal_(network.output.weight)
+    of_all = [mean_over_symmetries(_as_numpy(teacher), one.permute(1, 2, 0).numpy()) for one in noisy]
+    whole = torch.from_numpy(np.stack(of_all)).permute(0, 3, 1, 2)
+    distance = (student(noisy) - whole).square().mean(dim=(1, 2, 3)) + losses.LEAST_DISTANCE
+    torch.testing.assert_close(losses.ensembled([teacher], 8)(student, (noisy, noisy)), distance.log().mean())
+    of_two = losses.ensembled([teacher, teacher], 2)
+    together = of_two(student, (noisy, noisy))
+    alone = torch.stack([of_two(student, (one[None], one[None])) for one in noisy])
+    torch.testing.assert_close(together, alone.mean())
+    together.backward()
+    assert student.output.weight.grad is not None and teacher.output.weight.grad is None
+
+
+def _as_numpy(network: nn.Module) -> Callable[[np.ndarray], np.ndarray]:
+    def run(image: np.ndarray) -> np.ndarray:
+        batch = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))[None]
+        return network(batch)[0].detach().permute(1, 2, 0).numpy()
+
+    return run

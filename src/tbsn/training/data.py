@@ -82,10 +82,6 @@ class Renoised(Crops):
 
     def _cut(self, index: int, random: np.random.Generator) -> list[np.ndarray]:
         (photos, estimates), how = self.stacks, self.how
-        if random.random() < how.distilled:
-            where = self._place(index, self.crop, random)
-            estimate = images.to_float(estimates[index][where])
-            return [images.to_float(photos[index][where]), self._model(index).unbiased(estimate)]
         loud = index
         if random.random() < how.mixed:
             index, loud = sorted((index, int(random.choice(self._among))), key=lambda i: self._model(i).strength)

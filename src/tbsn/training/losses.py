@@ -1,11 +1,15 @@
 """What training minimises: a function of the model and a batch, handed to `fit`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 LEAST_ERROR = 4e-6  # (0.5 / 255)²
+LEAST_DISTANCE = 1e-6
+SYMMETRIES = 8
 
 
 def blind_spot(model: nn.Module, batch: Sequence[Tensor]) -> Tensor:
@@ -26,3 +30,39 @@ def renoised(model: nn.Module, batch: Sequence[Tensor]) -> Tensor:
     noisy, clean = batch
     error = (model(noisy) - clean).square().mean(dim=(1, 2, 3))
     return (error + LEAST_ERROR).log().mean()
+
+
+def ensembled(teachers: Sequence[nn.Module], count: int) -> Callable[[nn.Module, Sequence[Tensor]], Tensor]:
+    """``log |student(y) - t|²``, t the mean of what teachers make of ``count`` of the flips and quarter turns of y.
+
+    Which, the values of y decide, all alike: on average t is their self-ensemble. It holds no noise, and a student that
+    nears it has in one pass what its teachers have in eight. The clean images have no part in this.
+    """
+
+    def loss(model: nn.Module, batch: Sequence[Tensor]) -> Tensor:
+        noisy, _ = batch
+        with torch.no_grad():
+            target = _mean_over_some([teacher.to(noisy.device) for teacher in teachers], noisy, count)
+        return ((model(noisy) - target).square().mean(dim=(1, 2, 3)) + LEAST_DISTANCE).log().mean()
+
+    return loss
+
+
+def _mean_over_some(teachers: Sequence[nn.Module], noisy: Float[Tensor, "b c s s"], count: int) -> Tensor:
+    first = (255 * noisy).round().sum(dim=(1, 2, 3)).long() % SYMMETRIES
+    total = torch.zeros_like(noisy)
+    for k in range(count):
+        symmetries = ((first + k * SYMMETRIES // count) % SYMMETRIES).tolist()
+        turned = torch.stack([_turned(*pair) for pair in zip(noisy, symmetries, strict=True)])
+        for teacher in teachers:
+            total += torch.stack([_turned_back(*pair) for pair in zip(teacher(turned), symmetries, strict=True)])
+    return total / (count * len(teachers))
+
+
+def _turned(image: Tensor, symmetry: int) -> Tensor:
+    turned = torch.rot90(image, symmetry % 4, (-2, -1))
+    return turned.flip(-1) if symmetry >= 4 else turned
+
+
+def _turned_back(image: Tensor, symmetry: int) -> Tensor:
+    return torch.rot90(image.flip(-1) if symmetry >= 4 else image, -(symmetry % 4), (-2, -1))

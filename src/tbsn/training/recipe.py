@@ -22,6 +22,7 @@ from tbsn.errors import InputError
 from tbsn.network import FastUNetConfig, HalfPlaneConfig, TBSNConfig, UNetConfig
 from tbsn.training.leaves import LARGEST_CROP
 from tbsn.training.light import Curve
+from tbsn.training.losses import SYMMETRIES
 
 R = TypeVar("R", bound="Settings")
 Precision = Literal["float32", "bf16", "auto"]
@@ -152,8 +153,7 @@ class PairSettings(Settings):
     colours of one: all that an estimate shows is smooth. A share ``mixed`` is of two photos: the one with less noise
     gives the estimate, which is the cleaner one, and the other the noise. A share ``plain`` has noise that no camera
     makes, see `plain_noise`. ``stops`` is the range of exposures, ``weak`` the share with weaker noise, see `exposed`.
-    A share ``grey`` shows one channel in all. A share ``distilled`` is made of nothing: a photo as it is, and its
-    estimate, which is the mean over all symmetries and models, and so better than what one pass gives.
+    A share ``grey`` shows one channel in all.
     """
 
     curve: Curve = "sRGB"
@@ -162,16 +162,20 @@ class PairSettings(Settings):
     mixed: Share = 0.5
     plain: Share = 0.15
     grey: Share = 0.1
-    distilled: Share = 0.0
     stops: float = Field(default=1.0, ge=0, le=4)
     weak: Share = 0.25
 
 
 class RenoiseRecipe(Settings):
-    """Train a network on estimates with noise like the photos' added: a student, or the next blind-spot network."""
+    """Train a network on estimates with noise like the photos' added: a student, or the next blind-spot network.
+
+    Its targets are the clean images, or, with an ``ensemble`` of 1 to 8, what the models themselves make of the noisy
+    ones, see `losses.ensembled`.
+    """
 
     network: AnyConfig = FastUNetConfig()
     pairs: PairSettings = PairSettings()
+    ensemble: int = Field(default=0, ge=0, le=SYMMETRIES)
     fit: FitSettings = FitSettings(batch=8, crop=128)
 
     @model_validator(mode="after")

@@ -74,12 +74,13 @@ def renoise(source: Source, models: Sequence[str | Path], run: Path, recipe: Ren
     denoiser = kept.mean_of([one.self_ensemble() if one.local else one for one in known])
     weights = b"".join(map(_weights, models))
     how = recipe.pairs
+    loss = losses.ensembled(list(map(_student, models)), recipe.ensemble) if recipe.ensemble else losses.renoised
     with at_work(run, recipe, start, lambda: _inputs(source, start, models)) as (fabric, places):
         photos = made_by_first(fabric, lambda: open_photos(source, run, recipe.network.channels, recipe.fit.crop))
         estimates = made_by_first(fabric, lambda: kept.estimates(denoiser, weights, photos, run, fabric.device))
         power = made_by_first(fabric, lambda: kept.power(denoiser, photos, estimates, how.curve))
         cut = partial(Renoised, photos, estimates, how=how, power=power)
-        return _fit(run, recipe, losses.renoised, cut, photos, places, fabric, start)
+        return _fit(run, recipe, loss, cut, photos, places, fabric, start)
 
 
 def _inputs(source: Source, start: Start, models: Sequence[str | Path] = ()) -> dict[str, str]:
@@ -102,6 +103,13 @@ def _weights(model: str | Path) -> bytes:
         return (file / MODEL if file.is_dir() else file).read_bytes()
     except OSError as error:
         raise InputError(model, f"cannot be read ({error.strerror})", "name a model file or a run") from error
+
+
+def _student(model: str | Path) -> Student:
+    network = load_network(find(model))
+    if not isinstance(network, Student):
+        raise InputError(model, "is no student, and takes too long for an ensemble", "leave out ensemble, or distil it")
+    return network
 
 
 def _blind_network(path: Path, channels: int) -> BlindNetwork:
