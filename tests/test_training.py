@@ -16,7 +16,7 @@ from conftest import save
 from tbsn.denoiser import mean_over_symmetries
 from tbsn.errors import InputError
 from tbsn.images import to_float
-from tbsn.network import FastUNet, FastUNetConfig, TBSNConfig, UNet, UNetConfig
+from tbsn.network import TBSN, FastUNet, FastUNetConfig, TBSNConfig, UNet, UNetConfig
 from tbsn.network.files import build, load_network, save_network
 from tbsn.training import checkpoint, fit, losses, runs
 from tbsn.training.data import Crops, Renoised, noise_model, split
@@ -129,6 +129,10 @@ def test_a_student_learns_from_renoised_estimates(blocks: Path, tmp_path: Path) 
     )
     first, second = (facts(tmp_path / run / "estimates")["stamp"] for run in ("first", "second"))
     assert first != second, "the estimates are those of the model"
+    blind = load_recipe(
+        RenoiseRecipe, "renoise-cpu", [*SHORT, *TINY, "network.kind=TBSN", "network.pd=1", "fit.crop=64"]
+    )
+    assert isinstance(runs.renoise(blocks, ["default"], tmp_path / "third", blind, Start("cpu")), TBSN)
 
 
 @pytest.mark.parametrize("name", ["sidd", "dnd", "cpu", "hole"])
