@@ -322,6 +322,7 @@ def test_ctrl_c_keeps_the_summary_however_often(tmp_path: Path, capsys: pytest.C
 def test_ctrl_c_while_the_program_starts_is_silent(module: str, photo: Path) -> None:
     interrupted = f"""if True:
         import signal, sys
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it is ignored
         class Finder:
             def find_spec(self, name, *_):
                 name == {module!r} and signal.raise_signal(signal.SIGINT)
