@@ -22,7 +22,7 @@ import torch
 from conftest import tbsn
 from tbsn.errors import InputError
 from tbsn.network.files import load_network
-from tbsn.training import checkpoint, fit, runs
+from tbsn.training import checkpoint, fit, runs, start
 from tbsn.training.data import Crops
 from tbsn.training.photos import ENTRY
 from tbsn.training.recipe import TrainRecipe, load_recipe
@@ -183,7 +183,8 @@ def test_max_time_ends_with_the_schedule_finished(
     blocks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = itertools.count(0, 0.5)
-    monkeypatch.setattr(fit, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    for module in (fit, start):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     settings = ["fit.steps=1000000", "fit.warmup=0", "fit.milestones=[0.5]", "fit.checkpoint_every=1000"]
     recipe = load_recipe(TrainRecipe, "cpu", [f"{name}={value}" for name, value in TINY.items()] + settings)
     for _ in range(2):
@@ -194,8 +195,18 @@ def test_max_time_ends_with_the_schedule_finished(
         assert state is not None and 10 <= state["seconds"] < 12 and state["step"] == log[-1]["step"] == len(log)
 
 
+def test_making_ready_counts(blocks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = load_recipe(TrainRecipe, "cpu", [f"{name}={value}" for name, value in TINY.items()])
+    monkeypatch.setattr(start, "time", SimpleNamespace(monotonic=lambda: time.monotonic() - 60))
+    with pytest.raises(InputError, match="nothing is left of --max-time"):
+        runs.train(blocks, tmp_path / "run", recipe, Start("cpu", max_seconds=60))
+    assert not checkpoint.exists(tmp_path / "run")
+    monkeypatch.undo()
+    runs.train(blocks, tmp_path / "run", recipe, Start("cpu", max_seconds=60))
+
+
 def test_max_time_is_a_duration(blocks: Path, tmp_path: Path) -> None:
-    timed = command(blocks, tmp_path / "run", "--max-time", "1s", fit_steps="1000000")
+    timed = command(blocks, tmp_path / "run", "--max-time", "3s", fit_steps="1000000")
     assert subprocess.run(timed, capture_output=True, check=False).returncode == 0
     for wrong in ("soon", "0s"):
         done = tbsn("train", blocks, "--max-time", wrong)

@@ -361,9 +361,13 @@ def test_what_cannot_be_trained_on_is_named(folder: Path, tmp_path: Path) -> Non
         runs.renoise(folder, [tmp_path / "grey.safetensors"], tmp_path / "r", ensemble, Start("cpu"))
 
 
-def test_a_network_is_not_used_with_a_larger_stride_than_it_was_trained_with() -> None:
+def test_a_network_is_not_used_with_a_larger_stride_than_it_was_trained_with(blocks: Path, tmp_path: Path) -> None:
     recipe = load_recipe(TrainRecipe, "cpu", [])
     assert [recipe.with_pd(stride).network.pd for stride in (1, 2, 5)] == [1, 2, 2]
+    trained = runs.train(
+        blocks, tmp_path / "run", load_recipe(TrainRecipe, "cpu", [*SHORT, *TINY, "pd=1", "fit.crop=32"]), Start("cpu")
+    )
+    assert isinstance(trained, TBSN) and trained.config.pd == 1
 
 
 def test_targets_of_an_ensemble_are_what_teachers_make_of_symmetries_that_the_values_decide() -> None:

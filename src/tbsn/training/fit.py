@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.utils.data import DataLoader, Dataset
 
-from tbsn.errors import DivergedError, Stopped, unwritable
+from tbsn.errors import DivergedError, InputError, Stopped, unwritable
 from tbsn.network.files import MODEL, Network, build, save_network
 from tbsn.progress import progress
 from tbsn.stopping import ignore_signals, remembered_signal
@@ -37,6 +37,7 @@ def fit(
     run: Path,
     fabric: Fabric,
     max_seconds: float = float("inf"),
+    began: float | None = None,
     held_back: Sequence[Sequence[Tensor]] = (),
     watch: Watch | None = None,
 ) -> Network:
@@ -47,11 +48,12 @@ def fit(
 
     Goes on from the checkpoint in the folder ``run``, if there is one: on the CPU to the same weights, bit for bit, as
     if it had never stopped, for a batch depends on nothing but its number. Writes checkpoints, ``model.safetensors``
-    and ``log.jsonl`` there, and hands the averaged network of each checkpoint to ``watch``. With ``max_seconds`` of
-    training in all, the schedule of the learning rate runs by the clock where that is ahead of the steps.
+    and ``log.jsonl`` there, and hands the averaged network of each checkpoint to ``watch``. With ``max_seconds`` in
+    all, the schedule of the learning rate runs by the clock where that is ahead of the steps; this time's ``began``, by
+    the monotonic clock, with what was made ready for it.
 
     Raises `DivergedError` if the loss or the weights are not finite, `Stopped` after SIGTERM or Ctrl-C, and
-    `InputError` if a checkpoint cannot be written; the last whole checkpoint stays.
+    `InputError` if a checkpoint cannot be written, or no time is left; the last whole checkpoint stays.
     """
     mixed = settings.precision == "bf16" or (settings.precision == "auto" and computes_bf16(fabric.device))
     score = (
@@ -63,9 +65,12 @@ def fit(
     if state.seconds >= max_seconds:
         return state.finished()
     losses: list[Tensor] = []
-    began, logged = time.monotonic() - state.seconds, time.monotonic()
+    logged = time.monotonic()
+    start = (logged if began is None else began) - state.seconds
+    if logged - start >= max_seconds:
+        raise InputError(run, "nothing is left of --max-time after making ready", "give more; what is ready is kept")
     with (
-        progress("step", settings.steps, state.step, fabric.is_global_zero, max_seconds - state.seconds) as report,
+        progress("step", settings.steps, state.step, fabric.is_global_zero, start + max_seconds - logged) as report,
         remembered_signal() as received,
     ):
         for batch in loader(batches, settings, state.step):
@@ -74,7 +79,7 @@ def fit(
             parts = zip(*(part.to(fabric.device).chunk(settings.accumulate) for part in batch), strict=True)
             losses.append(gradients(state.model, loss, list(parts), fabric, mixed))
             state.advance()
-            stop, state.seconds = _agreed(fabric, received(), time.monotonic() - began)
+            stop, state.seconds = _agreed(fabric, received(), time.monotonic() - start)
             last = bool(stop) or state.step == settings.steps or state.seconds >= max_seconds
             if last or state.step % settings.log_every == 0:
                 rate = len(losses) / (time.monotonic() - logged)

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor
 
 from tbsn import images
@@ -27,7 +26,7 @@ from tbsn.training.fit import Loss, fit
 from tbsn.training.photos import Photos, cached_arrays, cached_folder, facts
 from tbsn.training.processes import made_by_first, record_start
 from tbsn.training.recipe import DistillRecipe, FitSettings, RenoiseRecipe, TrainRecipe
-from tbsn.training.start import Recipe, Start, at_work, changes
+from tbsn.training.start import Recipe, Start, Work, at_work, changes
 
 Source = Path | Sequence[Path] | Sequence[np.ndarray]  # a folder or file, files, or arrays
 
@@ -41,10 +40,12 @@ def train(source: Source, run: Path, recipe: TrainRecipe, start: Start) -> Netwo
     A run that is there already, with the same recipe, goes on from its last checkpoint.
     """
     _check_multiple(recipe.fit.crop // recipe.pd, recipe.network.multiple, recipe.fit.crop, recipe.pd)
-    with at_work(run, recipe, start, lambda: _inputs(source, start)) as (fabric, places):
-        photos = made_by_first(fabric, lambda: open_photos(source, run, recipe.network.channels, recipe.fit.crop))
+    if recipe.network.kind == "TBSN":
+        recipe = recipe.with_pd(recipe.pd)  # the network's own stride may be too large for it
+    with at_work(run, recipe, start, lambda: _inputs(source, start)) as work:
+        photos = made_by_first(work.fabric, lambda: open_photos(source, run, recipe.network.channels, recipe.fit.crop))
         cut = partial(Crops, [photos], stride=recipe.pd)
-        return _fit(run, recipe, losses.blind_spot, cut, photos, places, fabric, start)
+        return _fit(run, recipe, losses.blind_spot, cut, photos, work)
 
 
 def distill(source: Source, teachers: Sequence[Path], run: Path, recipe: DistillRecipe, start: Start) -> Network:
@@ -55,11 +56,13 @@ def distill(source: Source, teachers: Sequence[Path], run: Path, recipe: Distill
     _check_multiple(recipe.fit.crop, recipe.network.multiple, recipe.fit.crop, 1)
     networks = [_blind_network(path, recipe.network.channels) for path in teachers]
     channels, crop = recipe.network.channels, recipe.fit.crop
-    with at_work(run, recipe, start, lambda: _inputs(source, start, teachers)) as (fabric, places):
-        photos = made_by_first(fabric, lambda: open_photos(source, run, channels, crop, teachers[0]))
-        taught = made_by_first(fabric, lambda: kept.targets(networks, photos, recipe.targets, run, fabric.device))
+    with at_work(run, recipe, start, lambda: _inputs(source, start, teachers)) as work:
+        photos = made_by_first(work.fabric, lambda: open_photos(source, run, channels, crop, teachers[0]))
+        taught = made_by_first(
+            work.fabric, lambda: kept.targets(networks, photos, recipe.targets, run, work.fabric.device)
+        )
         cut = partial(Crops, [photos, taught])
-        return _fit(run, recipe, losses.distillation, cut, photos, places, fabric, start)
+        return _fit(run, recipe, losses.distillation, cut, photos, work)
 
 
 def renoise(source: Source, models: Sequence[str | Path], run: Path, recipe: RenoiseRecipe, start: Start) -> Network:
@@ -75,12 +78,14 @@ def renoise(source: Source, models: Sequence[str | Path], run: Path, recipe: Ren
     weights = b"".join(map(_weights, models))
     how = recipe.pairs
     loss = losses.ensembled(list(map(_student, models)), recipe.ensemble) if recipe.ensemble else losses.renoised
-    with at_work(run, recipe, start, lambda: _inputs(source, start, models)) as (fabric, places):
-        photos = made_by_first(fabric, lambda: open_photos(source, run, recipe.network.channels, recipe.fit.crop))
-        estimates = made_by_first(fabric, lambda: kept.estimates(denoiser, weights, photos, run, fabric.device))
-        power = made_by_first(fabric, lambda: kept.power(denoiser, photos, estimates, how.curve))
+    with at_work(run, recipe, start, lambda: _inputs(source, start, models)) as work:
+        photos = made_by_first(work.fabric, lambda: open_photos(source, run, recipe.network.channels, recipe.fit.crop))
+        estimates = made_by_first(
+            work.fabric, lambda: kept.estimates(denoiser, weights, photos, run, work.fabric.device)
+        )
+        power = made_by_first(work.fabric, lambda: kept.power(denoiser, photos, estimates, how.curve))
         cut = partial(Renoised, photos, estimates, how=how, power=power)
-        return _fit(run, recipe, loss, cut, photos, places, fabric, start)
+        return _fit(run, recipe, loss, cut, photos, work)
 
 
 def _inputs(source: Source, start: Start, models: Sequence[str | Path] = ()) -> dict[str, str]:
@@ -127,11 +132,10 @@ def _fit(
     loss: Loss,
     cut: Callable[..., Crops],
     photos: Photos,
-    places: range,
-    fabric: Fabric,
-    start: Start,
+    work: Work,
 ) -> Network:
-    crops, held_back = open_crops(cut, photos, recipe.fit, places)
+    fabric, start = work.fabric, work.start
+    crops, held_back = open_crops(cut, photos, recipe.fit, work.places)
     network = _new_network(recipe, start.init)
     if fabric.is_global_zero:
         record_start(run, fabric)
@@ -146,7 +150,7 @@ def _fit(
             both = both.mean(axis=2, keepdims=True).astype(both.dtype)
         write(run / SAMPLES / f"step-{step:06}.png", both)
 
-    return fit(network, loss, crops, recipe.fit, run, fabric, start.max_seconds, held_back, watch)
+    return fit(network, loss, crops, recipe.fit, run, fabric, start.max_seconds, work.began, held_back, watch)
 
 
 def open_crops(
