@@ -24,8 +24,8 @@ browser:  ## Chromium, for the tests of the page, if it is missing: Debian's, as
 	@command -v chromium && command -v chromedriver || { apt-get update -qq && \
 	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium chromium-driver; }
 
-fuzz: $(VENV)/installed-fuzz  ## Damaged images and models, for two minutes.
-	$(BIN)/python fuzz/read.py -max_total_time=100
+fuzz: $(VENV)/installed-fuzz  ## Damaged images, for two minutes, and models.
+	$(BIN)/python fuzz/read.py -max_total_time=120
 	$(BIN)/python fuzz/model.py -max_total_time=20
 
 $(VENV)/installed: pyproject.toml constraints.txt

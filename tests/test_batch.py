@@ -11,9 +11,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Any
 from unittest.mock import Mock
 
 import numpy as np
@@ -24,6 +26,7 @@ import tifffile
 import tbsn as package
 from conftest import EXAMPLES, save, tbsn
 from tbsn import batch, images, session, tiff
+from tbsn import plan as planning
 from tbsn.denoiser import Denoiser
 from tbsn.errors import InputError, NoRoomError
 from tbsn.images import open_photo
@@ -428,3 +431,48 @@ def test_parts_made_ahead_come_in_order_and_their_failure_at_its_place() -> None
         next(made)
         raise KeyError("gone")
     assert len(begun) <= 5
+
+
+@pytest.mark.parametrize("closed", ["0<&-", "1>&-", "2>&-"])
+def test_a_daemons_closed_streams_are_no_files(tmp_path: Path, closed: str) -> None:
+    save(tmp_path / "a.png", noise := np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8))
+    command = f"exec {sys.executable} -m tbsn denoise a.png -o b.png {closed}"
+    done = subprocess.run(["sh", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and not done.stderr
+    assert images.read(tmp_path / "b.png").pixels.shape == noise.shape
+
+
+def test_folders_that_nothing_can_be_written_to_are_noticed_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        save(tmp_path / name / "photo.png", np.zeros((8, 8, 3), np.uint8))
+
+    def refuse(**where: Path) -> Any:
+        if where["dir"].name in refused:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return TemporaryFile(**where)
+
+    monkeypatch.setattr(planning.tempfile, "TemporaryFile", refuse)
+    jobs, refused = plan([tmp_path], Output()), {"a"}
+    planning.check_writable(Output(), jobs)
+    refused.add("b")
+    with pytest.raises(InputError, match="Permission denied"):
+        planning.check_writable(Output(), jobs)
+    full = Mock(side_effect=OSError(errno.ENOSPC, "No space left on device"))
+    monkeypatch.setattr(planning.tempfile, "TemporaryFile", lambda **_: nullcontext(Mock(write=full)))
+    with pytest.raises(NoRoomError):
+        planning.check_writable(Output(tmp_path / "out"), jobs)
+
+
+@pytest.mark.slow
+def test_a_photo_of_144_megapixels_takes_less_than_a_gigabyte(tmp_path: Path) -> None:
+    light = pyvips.Image.xyz(12000, 12000)[0] / 12000 * 255
+    noisy = light.bandjoin([light, light]) + pyvips.Image.gaussnoise(12000, 12000, sigma=15)
+    noisy.cast("uchar").copy(interpretation="srgb").write_to_file(str(tmp_path / "large.png"), compression=1)
+    command = [sys.executable, "-m", "tbsn", "denoise", str(tmp_path / "large.png"), "-o", str(tmp_path / "out.png")]
+    process = subprocess.Popen(command)
+    _, status, usage = os.wait4(process.pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 0 and usage.ru_maxrss < 1e9 / 1024
+    assert images.open_photo(tmp_path / "out.png").shape == (12000, 12000, 3)

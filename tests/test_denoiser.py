@@ -1,5 +1,6 @@
 import pickle
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from tbsn.denoiser import STILL, mean_over_symmetries, still
 from tbsn.errors import InputError
 from tbsn.network import TBSN, TBSNConfig, UNet, UNetConfig
 from tbsn.network.files import load_network, save_network
+from tbsn.runtime import SEAL
 from tbsn.tiles import Tiling
 from tbsn.training.noise_model import NoiseModel
 
@@ -127,7 +129,7 @@ def test_weights_that_do_not_fit_or_are_not_finite_are_refused(tmp_path: Path) -
     network = UNet(UNetConfig(width=4))
     save_network(path, network)
     with safetensors.safe_open(path, "pt") as file:
-        metadata = file.metadata()
+        metadata = {name: value for name, value in file.metadata().items() if name != SEAL}
     state = safetensors.torch.load_file(path)
     changes = {
         "format": (state, metadata | {"format": "tbsn-model-99"}),
@@ -208,7 +210,7 @@ def test_the_mean_over_symmetries_turns_with_the_image() -> None:
 
 def test_a_self_ensemble_turns_with_the_image_and_may_be_sent_to_other_processes(small: tuple[UNet, Path]) -> None:
     denoise = pickle.loads(pickle.dumps(denoiser.load(small[1], strength=1, ensemble=True)))
-    image = np.random.default_rng(0).integers(0, 256, (40, 72, 3), np.uint8)
+    image = np.random.default_rng(0).integers(0, 256, (64, 128, 3), np.uint8)
     turned = denoise(np.ascontiguousarray(np.rot90(image)))
     np.testing.assert_allclose(np.rot90(denoise(image).astype(int)), turned.astype(int), atol=1)
     assert not np.array_equal(denoise(image), denoiser.load(small[1], strength=1)(image))
@@ -233,3 +235,22 @@ def test_many_images_stream(small: tuple[UNet, Path]) -> None:
 def test_what_is_no_image_is_refused(small: tuple[UNet, Path], image: Any) -> None:
     with pytest.raises(InputError, match="give a numpy array"):
         tbsn.load(small[1])(image)
+
+
+@pytest.mark.parametrize("size", [(300, 395), (256, 521)])
+def test_a_self_ensemble_in_tiles_equals_that_of_the_whole(size: tuple[int, int]) -> None:
+    noisy = np.random.default_rng(0).integers(0, 255, (*size, 3), dtype=np.uint8)
+    denoise = denoiser.load(strength=1, ensemble=True)
+    tiles = replace(denoise, tiling=replace(denoise.tiling, size=256))
+    assert np.abs(denoise(noisy).astype(int) - tiles(noisy)).max() <= 1
+
+
+def test_a_flipped_bit_in_a_model_file_is_damage(tmp_path: Path) -> None:
+    save_network(tmp_path / "a.safetensors", UNet(UNetConfig(width=4)))
+    whole = (tmp_path / "a.safetensors").read_bytes()
+    random = np.random.default_rng(0)
+    for at in random.integers(len(whole) - 9000, len(whole), 40).tolist():
+        bad = tmp_path / "bad.safetensors"
+        bad.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << int(random.integers(8))]) + whole[at + 1 :])
+        with pytest.raises(InputError, match="damaged"):
+            load_network(bad)

@@ -1,5 +1,6 @@
 import struct
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -7,9 +8,10 @@ import pyvips
 import tifffile
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from conftest import save
-from tbsn import encoding, images
+from tbsn import encoding, images, tags
 from tbsn.errors import InputError
 
 RANDOM = np.random.default_rng(0)
@@ -165,3 +167,80 @@ def test_channels_one_after_another_are_read_right_or_refused(
         return
     with pytest.raises(InputError, match="side by side"):
         images.open_photo(tmp_path / "a.tif", channels)
+
+
+@given(
+    st.sampled_from([".png", ".tif", ".npy"]),
+    st.sampled_from([np.uint8, np.uint16]),
+    st.tuples(st.integers(1, 40), st.integers(1, 40), st.sampled_from([1, 3])),
+    st.integers(0, 2**32 - 1),
+)
+def test_files_hold_what_was_written(suffix: str, dtype: type, shape: tuple[int, int, int], seed: int) -> None:
+    pixels = np.random.default_rng(seed).integers(0, np.iinfo(dtype).max, shape, dtype, endpoint=True)
+    with TemporaryDirectory() as folder:
+        encoding.write(Path(folder) / f"a{suffix}", pixels)
+        again = images.read(Path(folder) / f"a{suffix}").pixels
+    assert again.dtype == dtype and np.array_equal(again, pixels)
+
+
+@pytest.mark.parametrize("writer", ["tifffile", "libvips"])
+def test_a_stack_that_ends_between_its_pages_is_damaged(tmp_path: Path, writer: str) -> None:
+    stack = RANDOM.integers(0, 255, (4, 16, 16), dtype=np.uint8)
+    path = tmp_path / "stack.tif"
+    if writer == "tifffile":
+        tifffile.imwrite(path, stack, compression="zlib", photometric="minisblack")
+    else:
+        image = pyvips.Image.new_from_array(stack.reshape(64, 16))
+        image.set_type(pyvips.GValue.gint_type, "page-height", 16)
+        image.write_to_file(str(path), compression="lzw")
+    assert images.open_photo(path).pages == 4
+    whole = path.read_bytes()
+    with path.open("rb") as file:
+        places = [(offset, following) for offset, _, following in tags.Layout(file).directories(file)]
+    for offset, following in places:
+        for length in (offset + 1, offset + 14, following, following + 3):
+            path.write_bytes(whole[:length])
+            with pytest.raises(InputError, match="damaged"):
+                images.open_photo(path)
+
+
+def test_what_would_come_out_in_wrong_colours_is_refused_by_name(tmp_path: Path) -> None:
+    noise = RANDOM.random((16, 16), np.float32)
+    tifffile.imwrite(tmp_path / "white.tif", noise, photometric="miniswhite")
+    Image.fromarray(noise > 0.5).save(tmp_path / "bit.png")
+    Image.fromarray(noise > 0.5).save(tmp_path / "bit.tif")
+    Image.fromarray((255 * noise).astype(np.uint8)).convert("CMYK").save(tmp_path / "inks.jpg")
+    turned = [((255 * noise).astype(np.uint8), orientation) for orientation in (1, 6)]
+    with tifffile.TiffWriter(tmp_path / "turned.tif") as writer:
+        for page, orientation in turned:
+            writer.write(page, metadata=None, extratags=[(274, "H", 1, orientation, True)])
+    for name, reason in (
+        ("white.tif", "floats of which 0 is white"),
+        ("bit.png", "1 bit a pixel"),
+        ("bit.tif", "1 bit a pixel"),
+        ("inks.jpg", "is cmyk"),
+        ("turned.tif", "orientations"),
+    ):
+        with pytest.raises(InputError, match=reason):
+            images.open_photo(tmp_path / name)
+
+
+def test_palettes_and_grey_of_which_0_is_white_are_read_as_they_look(tmp_path: Path) -> None:
+    colours = Image.fromarray(RANDOM.integers(0, 255, (8, 8, 3), dtype=np.uint8)).quantize(16)
+    colours.save(tmp_path / "palette.png")
+    assert np.array_equal(images.read(tmp_path / "palette.png").pixels, np.asarray(colours.convert("RGB")))
+    grey = RANDOM.integers(0, 255, (8, 8), dtype=np.uint8)
+    tifffile.imwrite(tmp_path / "white.tif", grey, photometric="miniswhite")
+    assert np.array_equal(images.read(tmp_path / "white.tif").pixels[..., 0], 255 - grey)
+
+
+def test_a_tiff_that_may_grow_too_large_for_it_is_a_bigtiff(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = RANDOM.integers(0, 255, (9, 9, 3), dtype=np.uint8)
+    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="rgb")
+    for most, big in ((243, False), (242, True)):
+        monkeypatch.setattr(encoding, "BIG_TIFF", most)
+        photo = images.read(tmp_path / "a.tif")
+        encoding.write(tmp_path / "b.tif", photo.pixels, photo)
+        assert np.array_equal(images.read(tmp_path / "b.tif").pixels, pixels)
+        with tifffile.TiffFile(tmp_path / "b.tif") as written:
+            assert written.is_bigtiff == big

@@ -11,7 +11,7 @@ import tifffile
 from conftest import EXAMPLES, tbsn
 from tbsn import images
 from tbsn.batch import denoise_file
-from tbsn.denoiser import Denoiser
+from tbsn.denoiser import Denoiser, load
 from tbsn.scale import Scale, bits_used, full_depth, scale_of
 from tbsn.training.photos import with_channels
 
@@ -78,3 +78,14 @@ def test_the_order_of_bytes_stays(tmp_path: Path, dtype: str) -> None:
         denoise_file(same, tmp_path / "a.npy", tmp_path / f"b{suffix}")
         assert np.array_equal(images.read(tmp_path / f"b{suffix}").pixels[..., 0], image)
     assert np.load(tmp_path / "b.npy").dtype == dtype
+
+
+def test_negative_integers_are_denoised_as_floats_are() -> None:
+    light = np.repeat([-1000, 40], 48)[None, :, None] + np.zeros((96, 1, 1))
+    noisy = np.rint(light + 20 * np.random.default_rng(0).standard_normal((96, 96, 1))).astype(np.int16)
+    denoise = load(strength=1)
+    denoised = denoise(noisy)
+    assert denoised.dtype == np.int16
+    for part in (np.s_[:, 8:40], np.s_[:, 56:88]):
+        assert denoised[part].std() < 0.3 * noisy[part].std()
+    assert np.abs(denoised - denoise(noisy.astype(np.float32))).max() <= 1

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from selenium import webdriver
 from selenium.webdriver.common.keys import Keys
 
@@ -95,6 +96,8 @@ def test_what_is_no_photo_gets_one_line(page: Page, tmp_path: Path) -> None:
     for path, reason in (
         (picture, "is HTML or SVG; "),
         (bomb(tmp_path / "bomb.png"), "claims 60000x60000 pixels, over 100 million; "),
+        (pages(tmp_path / "pages.tif"), "claims 200 pages of 1000x1000 pixels, over 100 million; "),
+        (array(tmp_path / "array.png"), "is no photo in PNG, JPEG, TIFF, WebP; "),
         (large, "is larger than 2 MB; "),
     ):
         page.browser.refresh()
@@ -112,6 +115,17 @@ def bomb(path: Path) -> Path:
     return path
 
 
+def pages(path: Path) -> Path:
+    tifffile.imwrite(path, np.zeros((200, 1000, 1000), np.uint8), compression="zlib", photometric="minisblack")
+    return path
+
+
+def array(path: Path) -> Path:
+    with path.open("wb") as file:
+        np.save(file, np.zeros((8, 8), np.uint8))
+    return path
+
+
 def test_closing_the_page_deletes_and_nothing_left_the_machine(page: Page, server: Server) -> None:
     page.drop(PHOTO)
     assert server.files("*/photo/*") and server.files("*/result/*")
@@ -121,6 +135,18 @@ def test_closing_the_page_deletes_and_nothing_left_the_machine(page: Page, serve
     asked = [event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"]
     ours = (f"http://127.0.0.1:{server.port}/", "data:", "blob:", "about:")
     assert len(asked) > 20 and not [url for url in asked if not url.startswith(ours)]
+
+
+def test_an_upload_that_no_page_took_is_deleted_with_the_last_page(server: Server) -> None:
+    with server.open("first"):
+        body = b'--x\r\ncontent-disposition: form-data; name="files"; filename="left.png"\r\n\r\nleft\r\n--x--\r\n'
+        headers = {"content-type": "multipart/form-data; boundary=x"}
+        assert server.ask("POST", "/gradio_api/upload", body, **headers)[0] == 200
+        assert server.files("*/left.png")
+    until(lambda: not server.files("*"))
+    with server.open("second"):
+        assert server.send(PHOTO, "second")[0] == 200
+        until(lambda: server.files("*/result/*"))
 
 
 def test_files_are_given_to_none_but_who_knows_their_names(server: Server) -> None:

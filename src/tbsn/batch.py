@@ -18,10 +18,10 @@ import numpy as np
 
 from tbsn.denoiser import Denoiser, middle
 from tbsn.encoding import Encoding, check_holds, write_rows
-from tbsn.errors import InputError, NoRoomError, Stopped, UnexpectedError, unwritable
+from tbsn.errors import InputError, NoRoomError, Stopped, UnexpectedError
 from tbsn.images import Photo, open_photo
 from tbsn.memory import return_freed_memory
-from tbsn.plan import Job
+from tbsn.plan import Job, make_folder
 from tbsn.scale import scale_of
 from tbsn.tiles import Rows
 
@@ -117,7 +117,7 @@ def denoise_file(
                 yield part
 
     denoise = denoise.within(settings.memory, AT_ONCE * width)  # always, that an image always gives the same
-    _make_folder(target.parent)
+    make_folder(target.parent)
     with ahead(parts(), AHEAD) as computed:
         write_rows(target, computed, photo.shape, photo.dtype, photo, settings.encoding)
     return pixels
@@ -159,7 +159,7 @@ def denoise_files(
         def function(image: np.ndarray) -> np.ndarray:
             with one_at_a_time:
                 if number := received():
-                    raise Stopped(job.source, "stopped", "the same command with --skip-existing goes on", number)
+                    raise Stopped(job.source, "not finished", "the same command with --skip-existing goes on", number)
                 return denoise.function(image)
 
         return attempt(replace(denoise, function=function), job, settings, partial(report, job))
@@ -247,10 +247,3 @@ def _strips(photo: Photo) -> Iterator[np.ndarray]:
     rows, height = photo.rows(), photo.shape[0] * photo.pages
     for top in range(0, height, STRIP):
         yield rows(top, min(top + STRIP, height))
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise unwritable(folder, error, "choose a writable folder with -o") from error

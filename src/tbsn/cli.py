@@ -115,7 +115,7 @@ def denoise(
             jobs = plan(files, where, recursive, options.share(shard))
         if dry_run:
             raise typer.Exit(session.show(jobs))
-        check_writable(where)
+        check_writable(where, jobs)
         loudness = 0 if quiet or str(STREAM) in (output, *inputs) else 1 + verbose
         denoiser = load(model, strength=amount, device=device, ensemble=ensemble)
         facts = {"strength": strength, "ensemble": ensemble, "device": device, "settings": asdict(settings)}

@@ -13,13 +13,14 @@ from tbsn.noise import METHOD, combine, survey
 from tbsn.runtime import AUTO, CPU, PIXEL_BYTES, open_student
 from tbsn.scale import Scale, scale_of
 from tbsn.settings import TeacherSettings
-from tbsn.tiles import Rows, Tiling, stream, tiled
+from tbsn.tiles import Rows, Tiling, reflected, stream, tiled
 
 PRETRAINED = Path(__file__).parent / "pretrained"
 DEFAULT = "default"
 TRUST = 1.5
 MIDDLE = 512
 STILL = 2
+GRID = 64
 ROW_BYTES = 60  # of each pixel in a row of tiles: the image, the change, the result
 PROCESS_BYTES = 1.5e8
 LEAST_BYTES = 2e8  # of a process, and of small tiles of narrow images
@@ -81,7 +82,7 @@ class Denoiser:
 
     def self_ensemble(self) -> Self:
         """The same, of `mean_over_symmetries`: better, and eight times the work."""
-        return replace(self, function=partial(mean_over_symmetries, self.function))
+        return replace(self, function=partial(_on_one_grid, self.function))
 
     def within(self, memory: float, width: int) -> Self:
         """The same with tiles that need about ``memory`` bytes at most, for images of this ``width``; if ``local``."""
@@ -112,6 +113,14 @@ def mean_over_symmetries(denoise: Callable[[np.ndarray], np.ndarray], image: np.
         turned = np.rot90(image, turns)
         total += np.rot90(denoise(turned), -turns) + np.rot90(denoise(turned[:, ::-1])[:, ::-1], -turns)
     return total / 8
+
+
+def _on_one_grid(denoise: Callable[[np.ndarray], np.ndarray], image: np.ndarray) -> np.ndarray:
+    """The same, of an image reflected to multiples of GRID.
+
+    However it is turned, a pixel has the same place in the grid of a network that halves, in tiles as in the whole.
+    """
+    return reflected(partial(mean_over_symmetries, denoise), GRID)(image)
 
 
 def still(image: np.ndarray) -> np.ndarray:

@@ -11,10 +11,11 @@ import pyvips
 from tbsn import metadata
 from tbsn.errors import InputError, unwritable
 from tbsn.files import atomic
-from tbsn.images import SUFFIXES, Photo, load, reason
+from tbsn.images import DEPTHS, SUFFIXES, Photo, load, reason
 from tbsn.rows import as_image, write_to
 
 MAX_RESOLUTION = 1e6
+BIG_TIFF = 3 << 30  # bytes; TIFF as it was ends at 4 GiB
 ELSEWHERE = "choose another output with -o"
 LOSSLESS = "lossless"
 LOSSY = (".jpg", ".jpeg", ".webp")
@@ -75,7 +76,7 @@ def write_rows(
             with as_image(rows, (shape[0] * pages, *shape[1:]), np.dtype(dtype)) as image:
                 image = _with_metadata(image, like, shape[0], encoding) if like else image
                 with partial.open("r+b", buffering=0) as file:
-                    write_to(file, image, suffix, **_packed(suffix, like, encoding.quality))
+                    write_to(file, image, suffix, **_packed(suffix, image, like, encoding.quality))
                 if like:
                     metadata.put(partial, like.kept, encoding.private)
     except pyvips.Error as error:
@@ -102,11 +103,13 @@ def check_holds(path: Path, dtype: np.dtype, channels: int, pages: int = 1, alph
         raise InputError(path, f"{suffix} cannot hold {channels} channels", "write .tif")
 
 
-def _packed(suffix: str, like: Photo | None, quality: int) -> dict[str, Any]:
+def _packed(suffix: str, image: pyvips.Image, like: Photo | None, quality: int) -> dict[str, Any]:
     """What to tell libvips: without loss if ``like`` is so, and packed as it is."""
     packing = like.packing if like else ""
     if suffix in TIFF:
-        return {"compression": packing} if packing and packing != LOSSLESS else {}
+        # Packed, noise may take more than it does unpacked.
+        big = image.width * image.height * image.bands * np.dtype(DEPTHS[str(image.format)]).itemsize > BIG_TIFF
+        return {"bigtiff": big} | ({"compression": packing} if packing and packing != LOSSLESS else {})
     options: dict[str, Any] = {"Q": quality} if suffix in LOSSY else {}
     return options | ({"lossless": True, "exact": True} if suffix == ".webp" and packing == LOSSLESS else {})
 

@@ -22,6 +22,7 @@ FETCHED = 1 << 24  # bytes at a time
 # A block of 64 pixels takes at least a bit, and one channel has the blocks for at least a quarter of the pixels.
 JPEG_PIXELS_A_BYTE = 8 * 64 * 4
 ARITHMETIC = {b"\xc9", b"\xca", b"\xcb"}  # JPEG whose blocks may take less
+BITS = "bits-per-sample"
 STILLS = "take single images out of it"
 AGAIN = "copy it again from its source, or leave it out"
 
@@ -242,6 +243,8 @@ def _check(path: Path, image: pyvips.Image) -> None:
     dense = image.width * image.height > JPEG_PIXELS_A_BYTE * path.stat().st_size
     if dense and formats.of(path) == "JPEG" and not ARITHMETIC & names(path):
         raise InputError(path, f"damaged (claims {image.width}x{image.height} pixels, and holds few)", AGAIN)
+    if image.get_typeof(BITS) and image.get(BITS) == 1:
+        raise InputError(path, "has 1 bit a pixel: black and white alone", CONVERT)
     if image.interpretation in ("cmyk", "lab", "labs", "xyz", "hsv", "lch") or image.bands > MAX_CHANNELS:
         raise InputError(path, f"is {image.interpretation} with {image.bands} channels", CONVERT)
     if image.format not in DEPTHS:

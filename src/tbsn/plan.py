@@ -11,6 +11,8 @@ from tbsn import formats
 from tbsn.errors import InputError, unwritable
 from tbsn.images import RAW_SUFFIXES, SUFFIXES, find
 
+WRITABLE = "choose a writable folder with -o"
+
 
 @dataclass(frozen=True)
 class Output:
@@ -94,17 +96,34 @@ def decide(
     return jobs[part - 1 :: parts]
 
 
-def check_writable(output: Output) -> None:
-    """Raises `InputError` if nothing can be written where the results go; makes that folder."""
+def check_writable(output: Output, jobs: list[Job]) -> None:
+    """Raises `InputError` if nothing can be written where any of the results go; makes the output folder."""
     if output.path is None:
-        return
-    folder = output.path.parent if output.is_file else output.path
+        folders = {Path(job.target).parent for job in jobs if not (job.refused or job.skipped)}
+    else:
+        folder = output.path.parent if output.is_file else output.path
+        make_folder(folder)
+        folders = {folder}
+    errors = [error for folder in sorted(folders) if (error := _unwritable(folder))]
+    if errors and len(errors) == len(folders):
+        raise errors[0]
+
+
+def make_folder(folder: Path) -> None:
+    """Make it, unless it is there. Raises `InputError`."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
     except OSError as error:
-        raise unwritable(folder, error, "choose a writable folder with -o") from error
+        raise unwritable(folder, error, WRITABLE) from error
+
+
+def _unwritable(folder: Path) -> InputError | None:
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"\0")  # a full disk still makes empty files
+    except OSError as error:
+        return unwritable(folder, error, WRITABLE)
+    return None
 
 
 def _no_images(folder: Path) -> InputError:

@@ -67,15 +67,18 @@ def full_depth(pixels: np.ndarray) -> np.ndarray:
 def scale_of(dtype: np.dtype, count: int, parts: Iterable[np.ndarray]) -> Scale:
     """The scale of an image of ``count`` values: the range of the bits that integers use, [0, 1] of floats.
 
-    Floats that do not keep to [0, 1] are scaled by what they are, outliers aside; that needs the ``parts`` of the image
-    (n, w, c), whose order does not matter.
+    Negative integers, and floats that do not keep to [0, 1], are scaled by what they are, outliers aside; that needs
+    the ``parts`` of the image (n, w, c), whose order does not matter.
     """
-    if dtype.kind != "f":
+    if dtype.kind == "u":
         return Scale(0.0, float(2 ** bits_used(dtype, parts) - 1))
-    step = max(1, int(np.sqrt(count / SAMPLES)))
-    sample = np.concatenate([part[::step, ::step].ravel() for part in parts])
+    step, bits, samples = max(1, int(np.sqrt(count / SAMPLES))), FEWEST, []
+    for part in parts:
+        samples.append(part[::step, ::step].ravel())
+        bits = max(bits, bits_used(dtype, [part]) if dtype.kind == "i" else 0)
+    sample = np.concatenate(samples)
     sample = sample[np.isfinite(sample)]
     low, high = np.percentile(sample, [OUTLIERS, 100 - OUTLIERS]) if sample.size else (0, 1)
-    if low >= 0 and high <= 1:
-        return Scale()
+    if low >= 0 and (dtype.kind == "i" or high <= 1):
+        return Scale(0.0, float(2**bits - 1)) if dtype.kind == "i" else Scale()
     return Scale(float(low), float(high) if high > low else float(low) + 1)

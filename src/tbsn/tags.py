@@ -35,6 +35,13 @@ def read(file: BinaryIO, wanted: set[int] = EXIF_TAGS | ONLY_TIFF_TAGS) -> list[
     return [_values(file, layout, raw, wanted, POINTERS) for _, raw, _ in layout.directories(file)]
 
 
+def whole(file: BinaryIO) -> bool:
+    """Whether the directories of all pages, each with where the next one is, are there to their ends."""
+    layout = Layout(file)
+    end = file.seek(0, os.SEEK_END)
+    return all(following + calcsize(layout.pointer) <= end for _, _, following in layout.directories(file))
+
+
 def alone(file: BinaryIO, kept: set[int]) -> list[tuple[int, bytes]]:
     """Where the directories of all pages stand, and what may stand there for them to have the ``kept`` tags alone."""
     layout, parts = Layout(file), []

@@ -14,9 +14,10 @@ from tbsn import tags
 from tbsn.errors import InputError
 from tbsn.formats import CONVERT, CONVERT_NUMBERS
 
-REDUCED, WIDTH, HEIGHT, BITS, PACKED, MEANING, SAMPLES = 254, 256, 257, 258, 259, 262, 277
+REDUCED, WIDTH, HEIGHT, BITS, PACKED, MEANING, ORIENTATION, SAMPLES = 254, 256, 257, 258, 259, 262, 274, 277
 LAYOUT, NUMBERS, DEPTH = 284, 339, 32997
-STORED = {REDUCED, WIDTH, HEIGHT, BITS, PACKED, MEANING, tags.DESCRIPTION, SAMPLES, LAYOUT, tags.EXTRA, NUMBERS, DEPTH}
+STORED = {REDUCED, WIDTH, HEIGHT, BITS, PACKED, MEANING, ORIENTATION, SAMPLES, LAYOUT, NUMBERS, DEPTH}
+STORED |= {tags.DESCRIPTION, tags.EXTRA}
 TILES = 322
 # All that says how pixels are stored: sizes, strips, tiles, packing, palette, channels, numbers; JPEG, YCbCr, LERC.
 OF_PIXELS = {REDUCED, WIDTH, HEIGHT, BITS, PACKED, MEANING, SAMPLES, LAYOUT, NUMBERS, DEPTH, TILES, tags.EXTRA}
@@ -26,10 +27,10 @@ ONLY_RAW = {33422, 50706, 50752}  # the pattern of a sensor, the version of DNG,
 MOSAIC, LINEAR = 32803, 34892
 FLOATS = 3
 LAB = (8, 9, 10)
-RGB, PLANAR = 2, 2
+WHITE_IS_ZERO, RGB, PLANAR = 0, 2, 2
 ALPHA = (1, 2)
 PACKINGS = {5: "lzw", 8: "deflate", 32946: "deflate", 32773: "packbits"}  # none of them loses anything
-ALIKE = (WIDTH, HEIGHT, BITS, SAMPLES, NUMBERS)
+ALIKE = (WIDTH, HEIGHT, BITS, ORIENTATION, SAMPLES, NUMBERS)
 PLANES = "save it with a page for each plane, or split it into single images"
 IMAGEJ = re.compile(rb"ImageJ=.*?\nimages=(\d{1,9})\n", re.DOTALL)
 SHAPED = re.compile(rb'\{"shape": \[([\d, ]{1,99})\]')
@@ -47,8 +48,13 @@ def is_raw(path: Path) -> bool:
 
 
 def read(path: Path) -> list[tags.Directory]:
-    """Of every page, how it is stored; of the first alone if all others are smaller pictures of it."""
+    """Of every page, how it is stored; of the first alone if all others are smaller pictures of it.
+
+    Raises `InputError` if the file ends where it should tell of more pages.
+    """
     with path.open("rb") as file:
+        if not tags.whole(file):
+            raise InputError(path, "damaged (its pages end in the middle)", "copy it again from its source")
         pages = tags.read(file, STORED)
     return pages[:1] if [tags.number(page, REDUCED) & 1 for page in pages] == [0] + [1] * (len(pages) - 1) else pages
 
@@ -113,8 +119,10 @@ def check(path: Path, pages: list[tags.Directory]) -> None:
         raise InputError(path, "is LAB", CONVERT)
     if tags.number(first, NUMBERS) == FLOATS and bits != 32:
         raise InputError(path, f"has pixels of type float{bits}", CONVERT_NUMBERS)
+    if tags.number(first, NUMBERS) == FLOATS and tags.number(first, MEANING, 1) == WHITE_IS_ZERO:
+        raise InputError(path, "has floats of which 0 is white", "save it with black as 0 (MinIsBlack)")
     if len({tuple(tags.number(page, tag, 1) for tag in ALIKE) for page in pages}) > 1:
-        raise InputError(path, "holds pages of different sizes or types", "split it into single images")
+        raise InputError(path, "holds pages of different sizes, types or orientations", "split it into single images")
 
 
 def has_alpha(pages: list[tags.Directory]) -> bool:

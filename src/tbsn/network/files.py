@@ -1,5 +1,6 @@
 """Model files: safetensors whose metadata carry the kind, the configuration and a format version. Never a pickle."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from tbsn.network.fast import FastUNet, FastUNetConfig
 from tbsn.network.half_plane import HalfPlane, HalfPlaneConfig
 from tbsn.network.tbsn import TBSN, TBSNConfig
 from tbsn.network.unet import UNet, UNetConfig
+from tbsn.runtime import SEAL
 
 FORMAT = "tbsn-model-1"
 Student = UNet | FastUNet
@@ -44,9 +46,11 @@ def description(network: Network) -> dict[str, str]:
 
 def save_network(path: Path, network: Network) -> None:
     """Write weights and configuration, whole or not at all."""
-    metadata = {"format": FORMAT} | description(network)
     weights = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
-    data = save(weights, metadata)  # written by safetensors itself, a full disk would not show as OSError
+    metadata = {"format": FORMAT} | description(network)
+    data = save(
+        weights, metadata | {SEAL: _hash(weights, metadata)}
+    )  # written by safetensors itself, a full disk would not show as OSError
     with atomic(path) as partial:
         partial.write_bytes(data)
 
@@ -81,10 +85,21 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safetensors.safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
-        return load_file(path), metadata
+        weights = load_file(path)
     except safetensors.SafetensorError as error:
         remedy = "convert released weights with `tbsn convert`, or copy the file again"
         raise InputError(path, f"not a safetensors file, or damaged ({error})", remedy) from error
+    seal = metadata.pop(SEAL, None)
+    if seal and metadata.get("format") == FORMAT and seal != _hash(weights, metadata):
+        raise InputError(path, "damaged: not what was written", "copy the file again")
+    return weights, metadata
+
+
+def _hash(weights: dict[str, Tensor], metadata: dict[str, str]) -> str:
+    digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
+    for name, value in sorted(weights.items()):
+        digest.update(name.encode() + value.flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _read_onnx(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -66,7 +66,8 @@ class Desk:
             return _nothing()
         began = time.monotonic()
         try:
-            batch.denoise_file(load(model, strength=None if automatic else strength), files.photo, files.result)
+            denoiser = load(model, strength=None if automatic else strength)
+            batch.denoise_file(denoiser, files.photo, files.result, watch=lambda step: files.keep_on())
             views = _views(files, *(shown["centre"] if shown else (0.5, 0.5)))
         except InputError as error:
             if not files.open:

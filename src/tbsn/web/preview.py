@@ -6,12 +6,15 @@ from pathlib import Path
 import numpy as np
 import pyvips
 
+from tbsn import formats, tiff
 from tbsn.errors import InputError
 from tbsn.images import MAX_CHANNELS
 from tbsn.scale import bits_used
 
 SIDE, OVERVIEW_SIDE = 1600, 400
 MAX_MEGAPIXELS = 100
+LOADERS = ("PNG", "JPEG", "TIFF", "WebP")
+ELSEWHERE = "denoise it with `tbsn denoise`"
 
 
 @dataclass(frozen=True)
@@ -29,19 +32,26 @@ class Window:
 def restrict() -> None:
     """Let libvips decode the formats of photos alone, in this process: it knows dozens that strangers could send."""
     pyvips.operation_block_set("VipsForeignLoad", True)
-    for name in ("Png", "Jpeg", "Tiff", "Webp"):
-        pyvips.operation_block_set(f"VipsForeignLoad{name}", False)
+    for name in LOADERS:
+        pyvips.operation_block_set(f"VipsForeignLoad{name.capitalize()}", False)
 
 
-def check_size(path: Path) -> None:
-    """Raises `InputError` for a photo that claims, in its header, more pixels than there is memory to spare for."""
+def check(path: Path) -> None:
+    """Raises `InputError` for a file of another format than those of photos, and for one that claims, in its header,
+    more pixels on all its pages than there is time and memory to spare for.
+    """
+    kind = formats.of(path)
+    if kind not in LOADERS or path.suffix.lower() in formats.RAW_SUFFIXES or (kind == "TIFF" and tiff.is_raw(path)):
+        raise InputError(path, f"is no photo in {', '.join(LOADERS)}", ELSEWHERE)
     try:
         image = pyvips.Image.new_from_file(str(path))
     except pyvips.Error:
         return  # why it cannot be read is told by who reads it
-    if image.width * image.height > MAX_MEGAPIXELS * 1_000_000:
-        reason = f"claims {image.width}x{image.height} pixels, over {MAX_MEGAPIXELS} million"
-        raise InputError(path, reason, "denoise it with `tbsn denoise`, or cut it")
+    pages = image.get_n_pages()
+    if image.width * image.height * pages > MAX_MEGAPIXELS * 1_000_000:
+        several = f"{pages} pages of " if pages > 1 else ""
+        reason = f"claims {several}{image.width}x{image.height} pixels, over {MAX_MEGAPIXELS} million"
+        raise InputError(path, reason, f"{ELSEWHERE}, or cut it")
 
 
 def show(before: Path, after: Path, folder: Path, x: float = 0.5, y: float = 0.5) -> Window:

@@ -36,7 +36,11 @@ class Files:
         self.delete()
         (self.folder / "photo").mkdir(parents=True)
         shutil.move(upload, self.folder / "photo" / upload.name)
-        preview.check_size(self.photo)
+        preview.check(self.photo)
+
+    def keep_on(self) -> None:
+        """Raises `InputError` if the photo has been deleted while it is worked on."""
+        _ = self.photo
 
     def delete(self) -> None:
         """Delete the folder."""
@@ -72,8 +76,11 @@ class Sessions:
         self._pages[session] += 1
 
     def end(self, session: str) -> None:
-        """It has been closed, or lost its connection: its files are deleted."""
+        """It is closed, or lost its connection: its files are deleted, and with the last page all that is left."""
         self._pages[session] -= 1
         if not self.open(session):
             del self._pages[session]
             self.files(session).delete()
+        if not self._pages:
+            for left in self.root.iterdir():
+                shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
