@@ -43,10 +43,10 @@ def train(
     """Train for each seed and keep every checkpoint."""
     for seed in range(seeds):
         settings, run = load_recipe(TrainRecipe, recipe, [f"fit.seed={seed}"]), output / f"seed-{seed}"
-        with at_work(run, settings, Start("cpu"), dict) as work:
+        with at_work(run, settings, Start("cpu"), dict) as (fabric, places):
             photos = runs.open_photos(folder, run, settings.network.channels, settings.fit.crop, output / "seed-0")
             cut = partial(Crops, [photos], stride=settings.pd)
-            crops, held_back = runs.open_crops(cut, photos, settings.fit, work.places)
+            crops, held_back = runs.open_crops(cut, photos, settings.fit, places)
             torch.manual_seed(seed)
             network = build(settings.network)
             kept = run / "weights"
@@ -56,7 +56,7 @@ def train(
                 save_network(kept / f"last-{step:06}.safetensors", network)
                 save_network(kept / f"average-{step:06}.safetensors", averaged)
 
-            fit(network, losses.blind_spot, crops, settings.fit, run, work.fabric, held_back=held_back, watch=keep)
+            fit(network, losses.blind_spot, crops, settings.fit, run, fabric, held_back=held_back, watch=keep)
 
 
 @app.command()

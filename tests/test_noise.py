@@ -18,7 +18,7 @@ import pyvips
 import tbsn as tbsn_package
 from conftest import EXAMPLES, save, tbsn
 from tbsn import advice, images, noise
-from tbsn.diagnose import _conclude, describe, diagnose, pd_stride
+from tbsn.diagnose import _conclude, describe, diagnose, pd_strides
 from tbsn.errors import InputError
 from tbsn.grid import grid_strength
 from tbsn.spectrum import LAGS, autocovariance, basis
@@ -146,7 +146,7 @@ def test_smartphone_photos_are_correlated_and_suit() -> None:
     assert result.found == 640 and result.measured == 256 and result.advice.suits
     train, inference = result.advice.pd_train, result.advice.pd_inference
     assert train is not None and inference is not None and 1 < inference <= train
-    assert pd_stride(shared("sidd/train")) == train
+    assert pd_strides(shared("sidd/train"))[0] == train
 
 
 def test_jpeg_grid_is_seen_at_any_offset_and_only_there() -> None:
@@ -244,7 +244,7 @@ def test_auto_stride_refuses_in_one_line(folder: Path, tmp_path: Path) -> None:
         if path.is_file() and path.name != "flat.png":
             path.unlink()
     with pytest.raises(InputError, match="clean, or nearly"):
-        pd_stride(folder)
+        pd_strides(folder)
     shutil.rmtree(folder)
     with pytest.raises(InputError):
-        pd_stride(folder)
+        pd_strides(folder)

@@ -20,9 +20,9 @@ import pytest
 import torch
 
 from conftest import tbsn
-from tbsn.errors import InputError
+from tbsn.errors import InputError, NoRoomError
 from tbsn.network.files import load_network
-from tbsn.training import checkpoint, fit, runs, start
+from tbsn.training import checkpoint, fit, runs
 from tbsn.training.data import Crops
 from tbsn.training.photos import ENTRY
 from tbsn.training.recipe import TrainRecipe, load_recipe
@@ -183,8 +183,7 @@ def test_max_time_ends_with_the_schedule_finished(
     blocks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = itertools.count(0, 0.5)
-    for module in (fit, start):
-        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr(fit, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     settings = ["fit.steps=1000000", "fit.warmup=0", "fit.milestones=[0.5]", "fit.checkpoint_every=1000"]
     recipe = load_recipe(TrainRecipe, "cpu", [f"{name}={value}" for name, value in TINY.items()] + settings)
     for _ in range(2):
@@ -195,18 +194,8 @@ def test_max_time_ends_with_the_schedule_finished(
         assert state is not None and 10 <= state["seconds"] < 12 and state["step"] == log[-1]["step"] == len(log)
 
 
-def test_making_ready_counts(blocks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    recipe = load_recipe(TrainRecipe, "cpu", [f"{name}={value}" for name, value in TINY.items()])
-    monkeypatch.setattr(start, "time", SimpleNamespace(monotonic=lambda: time.monotonic() - 60))
-    with pytest.raises(InputError, match="nothing is left of --max-time"):
-        runs.train(blocks, tmp_path / "run", recipe, Start("cpu", max_seconds=60))
-    assert not checkpoint.exists(tmp_path / "run")
-    monkeypatch.undo()
-    runs.train(blocks, tmp_path / "run", recipe, Start("cpu", max_seconds=60))
-
-
 def test_max_time_is_a_duration(blocks: Path, tmp_path: Path) -> None:
-    timed = command(blocks, tmp_path / "run", "--max-time", "3s", fit_steps="1000000")
+    timed = command(blocks, tmp_path / "run", "--max-time", "1s", fit_steps="1000000")
     assert subprocess.run(timed, capture_output=True, check=False).returncode == 0
     for wrong in ("soon", "0s"):
         done = tbsn("train", blocks, "--max-time", wrong)
@@ -323,3 +312,41 @@ def test_sigterm_ends_all_processes_with_a_checkpoint(blocks: Path, tmp_path: Pa
 
 def one_thread() -> dict[str, str]:
     return os.environ | {"OMP_NUM_THREADS": "1"}
+
+
+FULL = """
+import errno, sys, threading
+from tensorboardX.record_writer import RecordWriter
+write, at_once = RecordWriter.write, sys.argv.pop(1) == "at once"
+def full(*record):
+    if at_once or threading.current_thread() is not threading.main_thread():
+        raise OSError(errno.ENOSPC, "No space left on device")
+    write(*record)
+RecordWriter.write = full
+sys.argv[0] = "tbsn"
+from tbsn.cli import run
+run()
+"""
+
+
+@pytest.mark.parametrize("when", ["at once", "later"])
+def test_training_ends_when_the_writer_of_its_log_has(blocks: Path, tmp_path: Path, when: str) -> None:
+    """Full before a checkpoint is due: TensorBoard's thread would end, and its queue wait for ever."""
+    _, _, _, *arguments = command(blocks, tmp_path / "run", fit_steps="100000", fit_checkpoint_every="100000")
+    program = [sys.executable, "-c", FULL, when, *arguments]
+    done = subprocess.run(program, capture_output=True, text=True, check=False, timeout=200)
+    assert done.returncode == NoRoomError.code and done.stderr.splitlines()[-1].startswith("error: ")
+    assert "No space left on device" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_start_that_failed_does_not_stand_in_the_way(blocks: Path, tmp_path: Path) -> None:
+    failed = tbsn("train", blocks, "-o", tmp_path / "run", "--recipe", "sidd", "--device", "cpu")
+    assert failed.returncode == 2 and "--set fit.crop=" in failed.stderr
+    mended = command(blocks, tmp_path / "run", fit_steps="1")
+    assert subprocess.run(mended, capture_output=True, check=False).returncode == 0
+
+
+def test_a_model_to_start_from_is_checked_first(blocks: Path, tmp_path: Path) -> None:
+    done = tbsn("train", blocks, "-o", tmp_path / "run", "--init", "default", "--device", "cpu")
+    assert done.returncode == 2 and "is a FastUNet, the recipe's network a TBSN" in done.stderr
+    assert not (tmp_path / "run").exists()

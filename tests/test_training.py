@@ -13,6 +13,7 @@ from scipy.ndimage import gaussian_filter
 from torch import nn
 
 from conftest import save
+from tbsn import teacher
 from tbsn.denoiser import mean_over_symmetries
 from tbsn.errors import InputError
 from tbsn.images import to_float
@@ -364,10 +365,12 @@ def test_what_cannot_be_trained_on_is_named(folder: Path, tmp_path: Path) -> Non
 def test_a_network_is_not_used_with_a_larger_stride_than_it_was_trained_with(blocks: Path, tmp_path: Path) -> None:
     recipe = load_recipe(TrainRecipe, "cpu", [])
     assert [recipe.with_pd(stride).network.pd for stride in (1, 2, 5)] == [1, 2, 2]
-    trained = runs.train(
-        blocks, tmp_path / "run", load_recipe(TrainRecipe, "cpu", [*SHORT, *TINY, "pd=1", "fit.crop=32"]), Start("cpu")
-    )
+    assert recipe.with_pd(5, 3).network.pd == 3
+    settings = [*SHORT, *TINY, "pd=1", "fit.crop=32"]
+    trained = runs.train(blocks, tmp_path / "run", load_recipe(TrainRecipe, "cpu", settings), Start("cpu"))
     assert isinstance(trained, TBSN) and trained.config.pd == 1
+    noisy, first = torch.rand(1, 3, 32, 32), teacher.targets([trained], None, True, (), (), 0)
+    assert torch.equal(first(noisy), trained(noisy))
 
 
 def test_targets_of_an_ensemble_are_what_teachers_make_of_symmetries_that_the_values_decide() -> None:

@@ -145,7 +145,7 @@ def train(
     start = runs.Start(device, resume, accept_changes, init, options.seconds(max_time))
     settings = load_recipe(TrainRecipe, recipe, set_)
     if pd:
-        settings = settings.with_pd(options.stride(pd, folder, output, settings.network.channels))
+        settings = settings.with_pd(*options.strides(pd, folder, output, settings.network.channels))
     runs.train(folder, output, settings, start)
     print(f"trained: {output / 'model.safetensors'}")
 

@@ -69,17 +69,17 @@ def diagnose(inputs: Iterable[Path], failed: Callable[[InputError], None], chann
     return _conclude(surveys, found, len(chosen) - len(surveys))
 
 
-def pd_stride(folder: Path, channels: int = 3) -> int:
-    """PD stride to train with on the images of a folder. Raises `InputError`, also where no stride suits.
+def pd_strides(folder: Path, channels: int = 3) -> tuple[int, int]:
+    """PD strides for training and inference on the images of a folder. Raises `InputError`, also where no stride suits.
 
     What else speaks against training on them is a warning on standard error.
     """
     advice = diagnose([folder], lambda error: None, channels).advice
-    if advice.pd_train is None:
+    if advice.pd_train is None or advice.pd_inference is None:
         raise InputError(folder, advice.sentences[0].rstrip("."), "or set a PD stride yourself")
     for sentence in () if advice.suits else advice.sentences:
         print(f"warning: {sentence}", file=sys.stderr)
-    return advice.pd_train
+    return advice.pd_train, advice.pd_inference
 
 
 def survey_file(path: Path, channels: int = 3) -> Survey:

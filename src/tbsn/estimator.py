@@ -86,7 +86,9 @@ class SelfSupervisedDenoiser:
         return numpy_denoiser(self._learned(), TeacherSettings(), "fitted")(image)
 
     def save(self, path: str | Path) -> None:
-        """Write what denoises to a .safetensors file; `tbsn denoise --model` takes it too."""
+        """Write what denoises to a .safetensors file; `tbsn denoise --model` takes it too. Raises `InputError`."""
+        if Path(path).suffix != ".safetensors":
+            raise InputError(path, "is not named .safetensors", "name it so; `tbsn export` makes .onnx files of it")
         save_network(Path(path), self._learned())
 
     @classmethod

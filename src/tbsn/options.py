@@ -50,20 +50,21 @@ def share(shard: str) -> tuple[int, int]:
     return int(part), int(parts)
 
 
-def stride(pd: str, folder: Path, run: Path, channels: int) -> int:
-    """``auto`` is what the run has, if there is one, else the advised stride."""
+def strides(pd: str, folder: Path, run: Path, channels: int) -> tuple[int, int | None]:
+    """PD strides for training and, if ``pd`` says so, inference; ``auto`` is what the run has, else what is advised."""
     if pd == "auto":
-        from tbsn.diagnose import pd_stride
+        from tbsn.diagnose import pd_strides
         from tbsn.training.recipe import TrainRecipe, load_recipe
 
         if (run / "recipe.yaml").exists():
-            return load_recipe(TrainRecipe, str(run / "recipe.yaml"), []).pd
-        advised = pd_stride(folder, channels)
-        print(f"PD stride {advised}, by what `tbsn diagnose` found", file=sys.stderr)
-        return advised
+            known = load_recipe(TrainRecipe, str(run / "recipe.yaml"), [])
+            return known.pd, known.network.pd if known.network.kind == "TBSN" else None
+        train, inference = pd_strides(folder, channels)
+        print(f"PD stride {train}, {inference} in use, by what `tbsn diagnose` found", file=sys.stderr)
+        return train, inference
     if not pd.isdecimal() or int(pd) == 0:
         raise InputError(f"--pd {pd}", "not a PD stride", "give a number of at least 1, or auto")
-    return int(pd)
+    return int(pd), None
 
 
 def _amount(option: str, text: str, units: dict[str, float], example: str) -> float:

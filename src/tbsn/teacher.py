@@ -85,7 +85,7 @@ def teacher(bsn: TBSN, settings: TeacherSettings) -> Denoiser:
 
 def targets(
     teachers: Sequence[BlindNetwork],
-    stride: int,
+    stride: int | None,
     estimate: bool,
     refinements: Sequence[float],
     holes: Sequence[int],
@@ -94,14 +94,15 @@ def targets(
     """What a student learns from, for an image of any size: the targets one after another on the channel axis.
 
     Of a `TBSN` the PD pass itself if ``estimate``, then for each probability in ``refinements`` one pass over it with
-    that share of the noisy values put back; the paper's target is probability 0 alone (TBSN, section 3.4). Of a
-    `HalfPlane` one pass for each of the ``holes`` (AT-BSN, arXiv 2303.14934, section 3).
+    that share of the noisy values put back; the paper's target is probability 0 alone (TBSN, section 3.4). ``stride``
+    is that of PD, by default its own. Of a `HalfPlane` one pass for each of the ``holes`` (AT-BSN, arXiv 2303.14934,
+    section 3).
     """
 
     def taught(bsn: BlindNetwork, noisy: Tensor) -> list[Tensor]:
         if isinstance(bsn, HalfPlane):
             return [bsn(noisy, hole) for hole in holes]
-        first = downsampled(bsn, stride)(noisy)
+        first = downsampled(bsn, stride or bsn.config.pd)(noisy)
         masks = (next(random_masks(1, share, seed + i)(noisy.shape)) for i, share in enumerate(refinements))
         passes = [bsn(torch.where(mask.to(noisy.device), noisy, first)) for mask in masks]
         return [first, *passes] if estimate else passes
@@ -109,7 +110,9 @@ def targets(
     def run(noisy: Float[Tensor, "b c h w"]) -> Float[Tensor, "b tc h w"]:
         return torch.cat([target for bsn in teachers for target in taught(bsn, noisy)], dim=1)
 
-    return torch.no_grad()(padded(run, stride * math.lcm(*(bsn.multiple for bsn in teachers))))
+    strides = (1 if isinstance(bsn, HalfPlane) else stride or bsn.config.pd for bsn in teachers)
+    multiple = math.lcm(*(bsn.multiple * own for bsn, own in zip(teachers, strides, strict=True)))
+    return torch.no_grad()(padded(run, multiple))
 
 
 def as_numpy(denoiser: Denoiser, device: torch.device) -> Callable[[np.ndarray], np.ndarray]:

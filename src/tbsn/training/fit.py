@@ -3,8 +3,10 @@
 import json
 import math
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.utils.data import DataLoader, Dataset
 
-from tbsn.errors import DivergedError, InputError, Stopped, unwritable
+from tbsn.errors import DivergedError, Stopped, unwritable
 from tbsn.network.files import MODEL, Network, build, save_network
 from tbsn.progress import progress
 from tbsn.stopping import ignore_signals, remembered_signal
@@ -37,7 +39,6 @@ def fit(
     run: Path,
     fabric: Fabric,
     max_seconds: float = float("inf"),
-    began: float | None = None,
     held_back: Sequence[Sequence[Tensor]] = (),
     watch: Watch | None = None,
 ) -> Network:
@@ -48,12 +49,11 @@ def fit(
 
     Goes on from the checkpoint in the folder ``run``, if there is one: on the CPU to the same weights, bit for bit, as
     if it had never stopped, for a batch depends on nothing but its number. Writes checkpoints, ``model.safetensors``
-    and ``log.jsonl`` there, and hands the averaged network of each checkpoint to ``watch``. With ``max_seconds`` in
-    all, the schedule of the learning rate runs by the clock where that is ahead of the steps; this time's ``began``, by
-    the monotonic clock, with what was made ready for it.
+    and ``log.jsonl`` there, and hands the averaged network of each checkpoint to ``watch``. With ``max_seconds`` of
+    training in all, the schedule of the learning rate runs by the clock where that is ahead of the steps.
 
     Raises `DivergedError` if the loss or the weights are not finite, `Stopped` after SIGTERM or Ctrl-C, and
-    `InputError` if a checkpoint cannot be written, or no time is left; the last whole checkpoint stays.
+    `InputError` if a checkpoint cannot be written; the last whole checkpoint stays.
     """
     mixed = settings.precision == "bf16" or (settings.precision == "auto" and computes_bf16(fabric.device))
     score = (
@@ -65,13 +65,11 @@ def fit(
     if state.seconds >= max_seconds:
         return state.finished()
     losses: list[Tensor] = []
-    logged = time.monotonic()
-    start = (logged if began is None else began) - state.seconds
-    if logged - start >= max_seconds:
-        raise InputError(run, "nothing is left of --max-time after making ready", "give more; what is ready is kept")
+    began, logged = time.monotonic() - state.seconds, time.monotonic()
     with (
-        progress("step", settings.steps, state.step, fabric.is_global_zero, start + max_seconds - logged) as report,
+        progress("step", settings.steps, state.step, fabric.is_global_zero, max_seconds - state.seconds) as report,
         remembered_signal() as received,
+        _errors_of_threads(state.errors),
     ):
         for batch in loader(batches, settings, state.step):
             fraction = max(state.step / settings.steps, state.seconds / max_seconds)
@@ -79,7 +77,7 @@ def fit(
             parts = zip(*(part.to(fabric.device).chunk(settings.accumulate) for part in batch), strict=True)
             losses.append(gradients(state.model, loss, list(parts), fabric, mixed))
             state.advance()
-            stop, state.seconds = _agreed(fabric, received(), time.monotonic() - start)
+            stop, state.seconds = _agreed(fabric, received(), time.monotonic() - began)
             last = bool(stop) or state.step == settings.steps or state.seconds >= max_seconds
             if last or state.step % settings.log_every == 0:
                 rate = len(losses) / (time.monotonic() - logged)
@@ -116,6 +114,7 @@ class State:
             network.load_state_dict(found["network"])
             optimizer.load_state_dict(found["optimizer"])
             average, self.step, self.seconds = found["average"], found["step"], found["seconds"]
+        self.errors: list[BaseException] = []
         network.train()
         self.model, self.optimizer = fabric.setup(network, optimizer)
         self.average = {name: value.to(fabric.device) for name, value in average.items()}
@@ -199,12 +198,31 @@ class State:
         if not self.fabric.is_global_zero:
             return
         try:
+            for error in self.errors:
+                raise error
             with (self.run / "log.jsonl").open("a") as file:
                 file.write(json.dumps({"step": self.step} | values) + "\n")
+            self._log_to_tensorboard(values)
         except OSError as error:
             remedy = "make room there; the same command goes on from the last checkpoint"
             raise unwritable(self.run, error, remedy, "the log cannot be written") from error
-        self.fabric.log_dict(values, self.step)
+
+    def _log_to_tensorboard(self, values: dict[str, float]) -> None:
+        try:
+            self.fabric.log_dict(values, self.step)
+        except ValueError as error:  # whatever goes wrong with a logger of Fabric
+            raise error.__cause__ or error from None
+
+
+@contextmanager
+def _errors_of_threads(errors: list[BaseException]) -> Iterator[None]:
+    """What ends another thread joins ``errors``: without its writer the log of TensorBoard would wait for ever."""
+    before = threading.excepthook
+    threading.excepthook = lambda ended: errors.append(ended.exc_value or SystemExit())
+    try:
+        yield
+    finally:
+        threading.excepthook = before
 
 
 def learning_rate(settings: FitSettings, step: int, fraction: float) -> float:

@@ -84,7 +84,7 @@ def cached_folder(folder: Path | Sequence[Path], cache: Path, channels: int, oth
     def stamped(digest: Callable[[bytes], None]) -> Iterator[Path]:
         for root, path in ((one, path) for one in roots for path in noisy_images([one])):
             try:
-                found = path.stat()
+                found = path.lstat() if path.is_symlink() and not path.exists() else path.stat()
             except OSError:
                 continue
             name = path.name if path == root else path.relative_to(root)

@@ -101,15 +101,15 @@ class TrainRecipe(Settings):
             raise ValueError("recompute is of the TBSN alone")
         return self
 
-    def with_pd(self, stride: int) -> Self:
+    def with_pd(self, stride: int, inference: int | None = None) -> Self:
         """The recipe with another PD stride, its crops as much larger or smaller: the network sees the same size.
 
-        It is never to be used with a larger stride than it was trained with.
+        It is never used with a larger stride than it was trained with; by default with its own.
         """
         if self.network.kind == "HalfPlane":
             raise InputError(f"--pd {stride}", "this network has a hole instead of PD", "--set network.hole=N")
         fit = self.fit.model_copy(update={"crop": self.fit.crop // self.pd * stride})
-        network = self.network.model_copy(update={"pd": min(self.network.pd, stride)})
+        network = self.network.model_copy(update={"pd": min(inference or self.network.pd, stride)})
         return self.model_copy(update={"pd": stride, "fit": fit, "network": network})
 
 
@@ -117,11 +117,11 @@ class TargetSettings(Settings):
     """What the student learns from: all that each of its teachers says.
 
     Of a `TBSN`, one PD pass if ``estimate`` is set, and for each probability in ``refinements`` one pass over it, with
-    that share of the noisy values put back. The paper's one target has nothing put back. Of a `HalfPlane`, one pass for
-    each radius in ``holes``.
+    that share of the noisy values put back; ``pd`` is the stride, by default its own. The paper's one target has
+    nothing put back. Of a `HalfPlane`, one pass for each radius in ``holes``.
     """
 
-    pd: PositiveInt = 2
+    pd: PositiveInt | None = None
     estimate: bool = False
     refinements: tuple[Share, ...] = (0.0,)
     holes: tuple[NonNegativeInt, ...] = (0, 1, 2)

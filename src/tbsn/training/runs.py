@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from lightning_fabric import Fabric
 from torch import Tensor
 
 from tbsn import images
@@ -26,7 +27,7 @@ from tbsn.training.fit import Loss, fit
 from tbsn.training.photos import Photos, cached_arrays, cached_folder, facts
 from tbsn.training.processes import made_by_first, record_start
 from tbsn.training.recipe import DistillRecipe, FitSettings, RenoiseRecipe, TrainRecipe
-from tbsn.training.start import Recipe, Start, Work, at_work, changes
+from tbsn.training.start import Recipe, Start, at_work, changes
 
 Source = Path | Sequence[Path] | Sequence[np.ndarray]  # a folder or file, files, or arrays
 
@@ -39,13 +40,13 @@ def train(source: Source, run: Path, recipe: TrainRecipe, start: Start) -> Netwo
 
     A run that is there already, with the same recipe, goes on from its last checkpoint.
     """
-    _check_multiple(recipe.fit.crop // recipe.pd, recipe.network.multiple, recipe.fit.crop, recipe.pd)
+    _check(recipe, start, recipe.pd)
     if recipe.network.kind == "TBSN":
-        recipe = recipe.with_pd(recipe.pd)  # the network's own stride may be too large for it
-    with at_work(run, recipe, start, lambda: _inputs(source, start)) as work:
-        photos = made_by_first(work.fabric, lambda: open_photos(source, run, recipe.network.channels, recipe.fit.crop))
+        recipe = recipe.with_pd(recipe.pd)  # the network's own stride may be larger
+    with at_work(run, recipe, start, lambda: _inputs(source, start)) as (fabric, places):
+        photos = made_by_first(fabric, lambda: open_photos(source, run, recipe.network.channels, recipe.fit.crop))
         cut = partial(Crops, [photos], stride=recipe.pd)
-        return _fit(run, recipe, losses.blind_spot, cut, photos, work)
+        return _fit(run, recipe, losses.blind_spot, cut, photos, places, fabric, start)
 
 
 def distill(source: Source, teachers: Sequence[Path], run: Path, recipe: DistillRecipe, start: Start) -> Network:
@@ -53,16 +54,14 @@ def distill(source: Source, teachers: Sequence[Path], run: Path, recipe: Distill
 
     The teachers' targets are computed once and kept in the run.
     """
-    _check_multiple(recipe.fit.crop, recipe.network.multiple, recipe.fit.crop, 1)
+    _check(recipe, start)
     networks = [_blind_network(path, recipe.network.channels) for path in teachers]
     channels, crop = recipe.network.channels, recipe.fit.crop
-    with at_work(run, recipe, start, lambda: _inputs(source, start, teachers)) as work:
-        photos = made_by_first(work.fabric, lambda: open_photos(source, run, channels, crop, teachers[0]))
-        taught = made_by_first(
-            work.fabric, lambda: kept.targets(networks, photos, recipe.targets, run, work.fabric.device)
-        )
+    with at_work(run, recipe, start, lambda: _inputs(source, start, teachers)) as (fabric, places):
+        photos = made_by_first(fabric, lambda: open_photos(source, run, channels, crop, teachers[0]))
+        taught = made_by_first(fabric, lambda: kept.targets(networks, photos, recipe.targets, run, fabric.device))
         cut = partial(Crops, [photos, taught])
-        return _fit(run, recipe, losses.distillation, cut, photos, work)
+        return _fit(run, recipe, losses.distillation, cut, photos, places, fabric, start)
 
 
 def renoise(source: Source, models: Sequence[str | Path], run: Path, recipe: RenoiseRecipe, start: Start) -> Network:
@@ -71,21 +70,19 @@ def renoise(source: Source, models: Sequence[str | Path], run: Path, recipe: Ren
     ``models`` are any that `tbsn.load` takes; the mean of what they make of the images is computed once and kept in the
     run.
     """
-    _check_multiple(recipe.fit.crop, recipe.network.multiple, recipe.fit.crop, 1)
+    _check(recipe, start)
     known = [load(model, strength=1, device="cpu") for model in models]
     # A teacher that attends to all of an image takes too long for that.
     denoiser = kept.mean_of([one.self_ensemble() if one.local else one for one in known])
     weights = b"".join(map(_weights, models))
     how = recipe.pairs
     loss = losses.ensembled(list(map(_student, models)), recipe.ensemble) if recipe.ensemble else losses.renoised
-    with at_work(run, recipe, start, lambda: _inputs(source, start, models)) as work:
-        photos = made_by_first(work.fabric, lambda: open_photos(source, run, recipe.network.channels, recipe.fit.crop))
-        estimates = made_by_first(
-            work.fabric, lambda: kept.estimates(denoiser, weights, photos, run, work.fabric.device)
-        )
-        power = made_by_first(work.fabric, lambda: kept.power(denoiser, photos, estimates, how.curve))
+    with at_work(run, recipe, start, lambda: _inputs(source, start, models)) as (fabric, places):
+        photos = made_by_first(fabric, lambda: open_photos(source, run, recipe.network.channels, recipe.fit.crop))
+        estimates = made_by_first(fabric, lambda: kept.estimates(denoiser, weights, photos, run, fabric.device))
+        power = made_by_first(fabric, lambda: kept.power(denoiser, photos, estimates, how.curve))
         cut = partial(Renoised, photos, estimates, how=how, power=power)
-        return _fit(run, recipe, loss, cut, photos, work)
+        return _fit(run, recipe, loss, cut, photos, places, fabric, start)
 
 
 def _inputs(source: Source, start: Start, models: Sequence[str | Path] = ()) -> dict[str, str]:
@@ -132,10 +129,11 @@ def _fit(
     loss: Loss,
     cut: Callable[..., Crops],
     photos: Photos,
-    work: Work,
+    places: range,
+    fabric: Fabric,
+    start: Start,
 ) -> Network:
-    fabric, start = work.fabric, work.start
-    crops, held_back = open_crops(cut, photos, recipe.fit, work.places)
+    crops, held_back = open_crops(cut, photos, recipe.fit, places)
     network = _new_network(recipe, start.init)
     if fabric.is_global_zero:
         record_start(run, fabric)
@@ -150,7 +148,7 @@ def _fit(
             both = both.mean(axis=2, keepdims=True).astype(both.dtype)
         write(run / SAMPLES / f"step-{step:06}.png", both)
 
-    return fit(network, loss, crops, recipe.fit, run, fabric, start.max_seconds, work.began, held_back, watch)
+    return fit(network, loss, crops, recipe.fit, run, fabric, start.max_seconds, held_back, watch)
 
 
 def open_crops(
@@ -171,14 +169,25 @@ def _new_network(recipe: Recipe, init: Path | None) -> Network:
     torch.manual_seed(recipe.fit.seed)
     network = build(recipe.network)
     if init:
-        first = load_network(find(init))
-        if first.config != recipe.network:
-            found = ", ".join(changes(first.config.model_dump(), recipe.network.model_dump()))
-            raise InputError(init, f"is another network than the recipe's: {found}", "set network.* to its values")
-        network.load_state_dict(first.state_dict())
+        network.load_state_dict(_first(recipe, init).state_dict())
     if isinstance(network, TBSN) and isinstance(recipe, TrainRecipe):
         network.set_recompute(recipe.recompute)
     return network
+
+
+def _first(recipe: Recipe, init: Path) -> Network:
+    """The network to start from. Raises `InputError` if it is not of the recipe's kind and size."""
+    first = load_network(find(init))
+    found, wanted = first.config.model_dump(), recipe.network.model_dump()
+    if found["kind"] != wanted["kind"]:
+        reason = f"is a {found['kind']}, the recipe's network a {wanted['kind']}"
+        raise InputError(
+            init, reason, "`default` is for renoise, `unet` for distill, an earlier run for the same command"
+        )
+    if found != wanted:
+        remedy = "set network.* to its values"
+        raise InputError(init, f"is another network than the recipe's: {', '.join(changes(found, wanted))}", remedy)
+    return first
 
 
 def open_photos(source: Source, run: Path, channels: int, crop: int, other: Path | None = None) -> Photos:
@@ -208,9 +217,10 @@ def open_photos(source: Source, run: Path, channels: int, crop: int, other: Path
     return photos
 
 
-def _check_multiple(side: int, multiple: int, crop: int, pd: int) -> None:
-    if crop % pd or side % multiple:
-        step = multiple * pd
-        raise InputError(
-            f"fit.crop={crop}", f"not a multiple of {step}", f"--set fit.crop={max(1, crop // step) * step}"
-        )
+def _check(recipe: Recipe, start: Start, pd: int = 1) -> None:
+    crop, step = recipe.fit.crop, recipe.network.multiple * pd
+    if crop % step:
+        remedy = f"--set fit.crop={max(1, crop // step) * step}"
+        raise InputError(f"fit.crop={crop}", f"not a multiple of {step}", remedy)
+    if start.init:
+        _first(recipe, start.init)

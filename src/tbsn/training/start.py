@@ -1,6 +1,5 @@
 """The start of a run: a new one, or one that goes on. Nothing else is at work on it, and it can be stopped."""
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -36,7 +35,7 @@ class Start:
     """How a run is started, this time: what the recipe does not say.
 
     ``resume`` refuses to begin a new run; ``accept_changes`` goes on although the recipe has changed. ``init`` is a
-    model to start from. ``max_seconds`` of work in all end the run early, its schedule finished.
+    model to start from. ``max_seconds`` of training in all end the run early, its schedule finished.
     """
 
     device: str = "auto"
@@ -46,29 +45,18 @@ class Start:
     max_seconds: float = float("inf")
 
 
-@dataclass(frozen=True)
-class Work:
-    """A run that is open: its processes, the `share` of this one, and when it ``began``, by the monotonic clock."""
-
-    start: Start
-    fabric: Fabric
-    places: range
-    began: float
-
-
 @contextmanager
-def at_work(run: Path, recipe: Recipe, start: Start, inputs: Inputs) -> Iterator[Work]:
-    """Open a run for this process, and for all others of it. ``inputs`` is called by the first alone.
+def at_work(run: Path, recipe: Recipe, start: Start, inputs: Inputs) -> Iterator[tuple[Fabric, range]]:
+    """The processes of a run that is open, and the `share` of this one. ``inputs`` is called by the first alone.
 
     Raises `InputError` as `open_run` does, or if another of the processes ended, and `Stopped` after SIGTERM or Ctrl-C.
     """
-    began = time.monotonic()
     with stopped_by_signal(run):
         fabric = open_fabric(start.device, run)
         places = share(recipe.fit, fabric)
         opened = open_run(run, recipe, start, inputs()) if fabric.is_global_zero else nullcontext()
         with opened, ended_with_others(run, fabric):
-            yield Work(start, fabric, places, began)
+            yield fabric, places
 
 
 def share(settings: FitSettings, fabric: Fabric) -> range:
@@ -98,7 +86,7 @@ def open_run(run: Path, recipe: Recipe, start: Start, inputs: dict[str, str]) ->
             built = [change for change in found if change.startswith("network.")]
             if built and checkpoint.exists(run):
                 raise InputError(file, f"its checkpoint is of another network: {', '.join(built)}", OTHER_NETWORK)
-            if found and not start.accept_changes:
+            if found and checkpoint.exists(run) and not start.accept_changes:
                 raise InputError(file, f"differs from the settings asked for: {', '.join(found)}", DIFFERENT)
         elif start.resume:
             raise InputError(run, "holds no run to go on with", "leave out --resume to begin one")
