@@ -48,9 +48,8 @@ def save_network(path: Path, network: Network) -> None:
     """Write weights and configuration, whole or not at all."""
     weights = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
     metadata = {"format": FORMAT} | description(network)
-    data = save(
-        weights, metadata | {SEAL: _hash(weights, metadata)}
-    )  # written by safetensors itself, a full disk would not show as OSError
+    # Written by safetensors itself, a full disk would not show as OSError.
+    data = save(weights, metadata | {SEAL: _hash(weights, metadata)})
     with atomic(path) as partial:
         partial.write_bytes(data)
 

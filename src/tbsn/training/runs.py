@@ -180,10 +180,8 @@ def _first(recipe: Recipe, init: Path) -> Network:
     first = load_network(find(init))
     found, wanted = first.config.model_dump(), recipe.network.model_dump()
     if found["kind"] != wanted["kind"]:
-        reason = f"is a {found['kind']}, the recipe's network a {wanted['kind']}"
-        raise InputError(
-            init, reason, "`default` is for renoise, `unet` for distill, an earlier run for the same command"
-        )
+        remedy = "`default` is for renoise, `unet` for distill, an earlier run for its own command"
+        raise InputError(init, f"is a {found['kind']}, the recipe's network a {wanted['kind']}", remedy)
     if found != wanted:
         remedy = "set network.* to its values"
         raise InputError(init, f"is another network than the recipe's: {', '.join(changes(found, wanted))}", remedy)
