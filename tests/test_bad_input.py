@@ -371,7 +371,7 @@ def test_outputs_that_cannot_be_written_give_one_line(
 
 
 @pytest.mark.parametrize("suffix", [*SUFFIXES, ".npy"])
-@pytest.mark.parametrize("room", [0, 500])
+@pytest.mark.parametrize("room", [1, 500])
 def test_a_full_disk_gives_one_line_and_leaves_nothing(
     tmp_path: Path, small: Path, identity: Path, suffix: str, room: int
 ) -> None:
@@ -386,6 +386,13 @@ def test_a_full_disk_gives_one_line_and_leaves_nothing(
     assert done.returncode == 5 and errors and all("File too large" in line for line in errors), done.stderr
     assert all(map(ONE_LINE.fullmatch, errors)) and re.match(r"[1-4] failed", summary)
     assert sum(str(record) in line for line in errors) == 1 and not outputs(out)
+
+
+def test_a_disk_without_a_byte_is_noticed_before_the_work(tmp_path: Path, small: Path, identity: Path) -> None:
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))"
+    done = child(limit, small, "-o", tmp_path / "out", "--model", identity)
+    assert done.returncode == 5 and done.stderr.count("\n") == 1 and ONE_LINE.fullmatch(done.stderr.strip())
+    assert not outputs(tmp_path / "out")
 
 
 def test_an_input_is_never_written_over(tmp_path: Path, denoise: Command, small: Path, identity: Path) -> None:
