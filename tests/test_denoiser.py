@@ -1,4 +1,6 @@
+import hashlib
 import pickle
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -254,3 +256,17 @@ def test_a_flipped_bit_in_a_model_file_is_damage(tmp_path: Path) -> None:
         bad.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << int(random.integers(8))]) + whole[at + 1 :])
         with pytest.raises(InputError, match="damaged"):
             load_network(bad)
+
+
+def test_the_teacher_of_the_package_denoises_at_full_resolution() -> None:
+    photo = images.read(EXAMPLES / "01_14.png").pixels[:120, :90]
+    teacher, student = (tbsn.load(name, strength=1)(photo).astype(float) for name in ("teacher", "default"))
+    assert np.std(teacher - student) < 0.3 * np.std(photo - student)
+    network = load_network(denoiser.find("teacher"))
+    assert isinstance(network, TBSN) and network.config.pd == 1
+
+
+@pytest.mark.parametrize("card", sorted(denoiser.PRETRAINED.glob("*.md")), ids=lambda card: card.stem)
+def test_model_cards_are_of_the_files_beside_them(card: Path) -> None:
+    (found,) = re.findall(r"SHA-256 of `(.*)`: `([0-9a-f]{64})`", card.read_text())
+    assert hashlib.sha256((card.parent / found[0]).read_bytes()).hexdigest() == found[1]

@@ -161,11 +161,13 @@ def load(
     device: str = AUTO,
     ensemble: bool = False,
 ) -> Denoiser:
-    """A denoiser by name (``default`` and ``unet``: the students in the package, fast and of the paper's shape) or
-    path: an ONNX file, or with torch a safetensors file or the folder of a run. A blind-spot network runs as a teacher
-    with the settings ``teacher``. ``strength`` is how much to take out, from 0 to 1; by default as much as can be
-    noise, see `trusted`. ``device`` is where an ONNX file runs, see `tbsn.runtime`. ``ensemble`` takes the mean over
-    the flips and quarter turns of an image: better, and eight times the work.
+    """A denoiser by name or path.
+
+    By name ``default`` and ``unet``, the students in the package, fast and of the paper's shape, and ``teacher``, a
+    blind-spot network; by path an ONNX file, or with torch, as ``teacher`` too, a safetensors file or the folder of a
+    run. A blind-spot network runs with the settings ``teacher``. ``strength`` is how much to take out, from 0 to 1; by
+    default as much as can be noise, see `trusted`. ``device`` is where an ONNX file runs, see `tbsn.runtime`.
+    ``ensemble`` takes the mean over the flips and quarter turns of an image: better, and eight times the work.
 
     Raises `InputError` for a model that is missing, damaged, a pickle, or of another version, for a strength outside
     [0, 1], and for a device that is not there.

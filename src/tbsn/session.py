@@ -106,7 +106,7 @@ def run(
     tally, begun = Tally(), dict[Path | str, tuple[float, int]]()
     if loudness and not denoise.local:
         side = denoise.tiling.size
-        note = f"{denoise.name} attends to all that it sees: it is shown tiles of {side}x{side}, as in training"
+        note = f"{denoise.name} attends to all that it sees: it is shown a large image in tiles of {side}x{side}"
         print(f"note: {note}", file=sys.stderr)
     with remembered_signal() as received, _bar(len(jobs), loudness) as show:
 
