@@ -23,7 +23,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 
 EXTRAS = {"gradio": "serve", "ray": "ray", "fsspec": "ray"}
 
-Model = Annotated[str, typer.Option(help="`default`, a model file, or the folder of a run.")]
+Model = Annotated[str, typer.Option(help="`default`, `unet`, `teacher`, a model file, or the folder of a run.")]
 Ensemble = Annotated[
     bool, typer.Option("--ensemble", help="Mean over flips and quarter turns: the best result, 8 times as long.")
 ]
@@ -198,7 +198,7 @@ def renoise(
 
 @app.command()
 def evaluate(
-    model: Annotated[str, typer.Argument(help="`default`, `unet`, a model file, a run; or noisy, blur, nlm.")],
+    model: Annotated[str, typer.Argument(help="`default`, `unet`, `teacher`, a model file, a run; or noisy, blur, nlm.")],
     noisy: Annotated[Path, typer.Argument(metavar="NOISY_DIR", help="Folder of noisy images.")],
     clean: Annotated[Path, typer.Argument(metavar="CLEAN_DIR", help="Folder of clean images of the same names.")],
     protocol: Annotated[str, typer.Option(help="sidd (8-bit rounding) or dnd (clip only).")] = "sidd",
