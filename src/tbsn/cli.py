@@ -198,7 +198,7 @@ def renoise(
 
 @app.command()
 def evaluate(
-    model: Annotated[str, typer.Argument(help="`default`, `unet`, `teacher`, a model file, a run; or noisy, blur, nlm.")],
+    model: Annotated[str, typer.Argument(help="`default`, `unet`, `teacher`, a file, a run; or noisy, blur, nlm.")],
     noisy: Annotated[Path, typer.Argument(metavar="NOISY_DIR", help="Folder of noisy images.")],
     clean: Annotated[Path, typer.Argument(metavar="CLEAN_DIR", help="Folder of clean images of the same names.")],
     protocol: Annotated[str, typer.Option(help="sidd (8-bit rounding) or dnd (clip only).")] = "sidd",
