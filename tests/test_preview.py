@@ -54,4 +54,4 @@ def test_of_a_large_photo_a_window_is_shown(tmp_path: Path) -> None:
 def test_what_claims_too_many_pixels_is_refused(tmp_path: Path) -> None:
     pyvips.Image.black(20_000, 5_001).write_to_file(str(tmp_path / "a.png"))
     with pytest.raises(InputError, match="claims 20000x5001 pixels, over 100 million; "):
-        preview.check_size(tmp_path / "a.png")
+        preview.check(tmp_path / "a.png")

@@ -146,13 +146,14 @@ def test_an_upload_that_no_page_took_is_deleted_with_the_last_page(server: Serve
     until(lambda: not server.files("*"))
     with server.open("second"):
         assert server.send(PHOTO, "second")[0] == 200
-        until(lambda: server.files("*/result/*"))
+        until(lambda: server.files("*/result/*_denoised.png"))
+    until(lambda: not server.files("*"))
 
 
 def test_files_are_given_to_none_but_who_knows_their_names(server: Server) -> None:
     with server.open("first"):
         assert server.send(PHOTO, "first")[0] == 200
-        (result,) = until(lambda: server.files("*/result/*"))
+        (result,) = until(lambda: server.files("*/result/*_denoised.png"))
         assert result.parents[1].name not in ("first", "result") and "first" not in str(result)
         assert server.ask("GET", f"/gradio_api/file={result}")[0] == 200
         for path in (
