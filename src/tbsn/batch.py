@@ -19,9 +19,10 @@ import numpy as np
 from tbsn.denoiser import Denoiser, middle
 from tbsn.encoding import Encoding, check_holds, write_rows
 from tbsn.errors import InputError, NoRoomError, Stopped, UnexpectedError
+from tbsn.files import make_folder
 from tbsn.images import Photo, open_photo
 from tbsn.memory import return_freed_memory
-from tbsn.plan import Job, make_folder
+from tbsn.plan import Job
 from tbsn.scale import scale_of
 from tbsn.tiles import Rows
 

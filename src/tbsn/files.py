@@ -11,10 +11,11 @@ from tbsn.errors import unwritable
 PARTIAL = ".partial-"
 ONNX_FORMAT = "tbsn-onnx-1"
 MODEL = "model.safetensors"
+CHOOSE = "choose a writable folder with -o"
 
 
 @contextmanager
-def atomic(path: Path, remedy: str = "choose a writable folder with -o") -> Iterator[Path]:
+def atomic(path: Path, remedy: str = CHOOSE) -> Iterator[Path]:
     """A new name beside ``path`` to write to; it takes the place of ``path`` if the block ends well.
 
     The temporary name keeps the suffix. Raises `InputError`, with ``remedy``, if ``path`` cannot be written.
@@ -38,6 +39,14 @@ def atomic(path: Path, remedy: str = "choose a writable folder with -o") -> Iter
             raise unwritable(path, error, remedy) from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def make_folder(folder: Path) -> None:
+    """Make it, unless it is there. Raises `InputError`."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unwritable(folder, error, CHOOSE) from error
 
 
 def remove_partial(folder: Path) -> None:

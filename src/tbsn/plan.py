@@ -9,9 +9,8 @@ from typing import Any, Literal
 
 from tbsn import formats
 from tbsn.errors import InputError, unwritable
+from tbsn.files import CHOOSE, make_folder
 from tbsn.images import RAW_SUFFIXES, SUFFIXES, find
-
-WRITABLE = "choose a writable folder with -o"
 
 
 @dataclass(frozen=True)
@@ -109,20 +108,12 @@ def check_writable(output: Output, jobs: list[Job]) -> None:
         raise errors[0]
 
 
-def make_folder(folder: Path) -> None:
-    """Make it, unless it is there. Raises `InputError`."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise unwritable(folder, error, WRITABLE) from error
-
-
 def _unwritable(folder: Path) -> InputError | None:
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(b"\0")  # a full disk still makes empty files
     except OSError as error:
-        return unwritable(folder, error, WRITABLE)
+        return unwritable(folder, error, CHOOSE)
     return None
 
 

@@ -79,6 +79,7 @@ def scale_of(dtype: np.dtype, count: int, parts: Iterable[np.ndarray]) -> Scale:
     sample = np.concatenate(samples)
     sample = sample[np.isfinite(sample)]
     low, high = np.percentile(sample, [OUTLIERS, 100 - OUTLIERS]) if sample.size else (0, 1)
-    if low >= 0 and (dtype.kind == "i" or high <= 1):
-        return Scale(0.0, float(2**bits - 1)) if dtype.kind == "i" else Scale()
+    usual = Scale(0.0, float(2**bits - 1)) if dtype.kind == "i" else Scale()
+    if low >= usual.low and high <= usual.high:
+        return usual
     return Scale(float(low), float(high) if high > low else float(low) + 1)

@@ -83,4 +83,7 @@ class Sessions:
             self.files(session).delete()
         if not self._pages:
             for left in self.root.iterdir():
-                shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
+                if left.is_dir():
+                    shutil.rmtree(left, ignore_errors=True)
+                else:
+                    left.unlink(missing_ok=True)
