@@ -86,7 +86,7 @@ def measured(recipe: TrainRecipe, row: str, device: str, steps: int) -> dict[str
     network = build(recipe.network)
     assert isinstance(network, TBSN)
     network.set_recompute("recompute" in options)
-    model, optimizer = fabric.setup(network, torch.optim.AdamW(network.parameters(), lr=recipe.fit.lr))
+    model, optimizer = fabric.setup(network, torch.optim.AdamW(network.parameters(), lr=recipe.fit.lr, fused=True))
     run = LiteralTBSN(network) if form == "literal" else torch.compile(model) if "compile" in options else model
     times: dict[str, list[float]] = {part: [] for part in PARTS}
     with tempfile.TemporaryDirectory() as folder:

@@ -108,7 +108,7 @@ class State:
     ) -> None:
         self.network, self.settings, self.run, self.fabric, self.score = network, settings, run, fabric, score
         average = {name: value.clone() for name, value in network.state_dict().items()}
-        optimizer = AdamW(network.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
+        optimizer = AdamW(network.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
         self.step, self.seconds = 0, 0.0
         if found := checkpoint.load(run):
             network.load_state_dict(found["network"])
