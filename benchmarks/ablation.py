@@ -38,6 +38,15 @@ QUESTIONS = {
     },
     "stride": {f"PD-{stride}": f"pd={stride} fit.crop={32 * stride}" for stride in (2, 3, 4, 5, 6)},
     "amount": {f"{trained} of 640 images": f"fit.hold_back={1 - trained / 640}" for trained in (10, 40, 160, 608)},
+    "training": {
+        "as the recipe has it": "",
+        "no flips or turns": "fit.augment=false",
+        "no averaged weights": "fit.ema=0",
+        "a third of the learning rate": "fit.lr=3.3e-4",
+        "the learning rate falls": "fit.milestones=[0.5,0.8] fit.gamma=0.1",
+        "batches of 16, a quarter of the steps": "fit.batch=16 fit.steps=450 fit.checkpoint_every=150",
+        "batches of 1, four times the steps": "fit.batch=1 fit.steps=7200 fit.checkpoint_every=2400",
+    },
 }
 
 Question = Annotated[str, typer.Argument(help=f"One of {', '.join(QUESTIONS)}.")]
