@@ -54,7 +54,7 @@ class Settings(BaseModel):
 
 
 class FitSettings(Settings):
-    """The training loop; the defaults are the paper's (TBSN, section 4.1).
+    """The training loop; the defaults are the paper's (TBSN, section 4.1), but for the precision.
 
     ``milestones`` are fractions of ``steps`` at which the learning rate is multiplied by ``gamma``. ``ema`` is the
     decay of the averaged weights; 0 keeps the last. ``augment`` adds flips and quarter turns. ``precision`` "auto" is
@@ -77,7 +77,7 @@ class FitSettings(Settings):
     ema: float = Field(default=0.0, ge=0, lt=1)
     augment: bool = False
     hold_back: float = Field(default=0.0, ge=0, lt=1)
-    precision: Precision = "float32"
+    precision: Precision = "auto"
     workers: NonNegativeInt = 1
     seed: NonNegativeInt = 0
     checkpoint_every: PositiveInt = 1000
