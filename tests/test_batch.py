@@ -154,6 +154,30 @@ def test_standard_input_goes_to_standard_output_in_its_format(tmp_path: Path, ph
     assert (tmp_path / "out" / "standard-input.png").read_bytes() == (tmp_path / "out.png").read_bytes()
     done = subprocess.run(command, input=b"<html>", capture_output=True, check=False)
     assert done.returncode == 2 and not done.stdout and done.stderr.count(b"\n") == 1
+    assert done.stderr.startswith(b"error: standard input: is HTML")
+    assert json.loads((tmp_path / "out" / "run.jsonl").read_text())["input"] == "standard input"
+    command += ["-o", str(tmp_path / "cut.png")]
+    done = subprocess.run(command, input=photo.read_bytes()[:9000], capture_output=True, check=False)
+    assert done.returncode == 3 and done.stderr.startswith(b"error: standard input: damaged")
+    done = subprocess.run([*command, "--dry-run"], input=photo.read_bytes(), capture_output=True, check=True)
+    assert done.stdout.decode() == f"standard input -> {tmp_path / 'cut.png'}\n" and not done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_standard_input_is_read_leaves_nothing(tmp_path: Path, number: int) -> None:
+    command = [sys.executable, "-m", "tbsn", "denoise", "-", "-o", str(tmp_path / "out.png")]
+    (tmp_path / "temporary").mkdir()
+    environment = os.environ | {"TMPDIR": str(tmp_path / "temporary")}
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
+    while not list(tmp_path.glob("temporary/*/*")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(number)
+    assert process.wait(20) == 128 + number
+    assert process.stdin and process.stderr and not process.stderr.read()
+    process.stdin.close()
+    process.stderr.close()
+    assert not list(tmp_path.glob("temporary/*")) and not (tmp_path / "out.png").exists()
 
 
 def test_formats_and_privacy(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import hashlib
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -12,7 +12,7 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 from threading import Lock
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 
@@ -69,6 +69,13 @@ class Result:
     pixels: int = 0
     seconds: float = 0.0
     sha256: str | None = None
+
+    def called(self, names: Mapping[Path, Path | str]) -> Self:
+        """The same, with files named by what they stand in for."""
+        if self.error:
+            self.error.called(names)
+        source, target = (names.get(Path(place), place) for place in (self.job.source, self.job.target))
+        return replace(self, job=replace(self.job, source=source, target=target))
 
     @property
     def disk_full(self) -> bool:

@@ -105,7 +105,7 @@ def denoise(
     urls = any("://" in name for name in (*inputs, output or ""))
     if urls and not ray:
         raise InputError("URLs", "are for Ray alone", "add --ray local, or the address of a cluster")
-    with files_for_streams([Path(name) for name in inputs], where) as (files, where):
+    with files_for_streams([Path(name) for name in inputs], where) as (files, where, called):
         if urls:
             from tbsn.urls import plan_urls
 
@@ -114,13 +114,13 @@ def denoise(
         else:
             jobs = plan(files, where, recursive, options.share(shard))
         if dry_run:
-            raise typer.Exit(session.show(jobs))
+            raise typer.Exit(session.show(jobs, called))
         check_writable(where, jobs)
         loudness = 0 if quiet or str(STREAM) in (output, *inputs) else 1 + verbose
         denoiser = load(model, strength=amount, device=device, ensemble=ensemble)
         facts = {"strength": strength, "ensemble": ensemble, "device": device, "settings": asdict(settings)}
         log = session.Log.of(where, shard, model, **facts)
-        code = session.run(denoiser, jobs, settings, log, loudness, _work(ray))
+        code = session.run(denoiser, jobs, settings, log, loudness, _work(ray), called)
     if code:
         raise typer.Exit(code)
 

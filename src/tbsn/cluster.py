@@ -8,7 +8,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from tbsn.batch import Report, Result, Settings, attempt
@@ -81,14 +81,10 @@ def attempt_anywhere(denoise: Denoiser, job: Job, settings: Settings) -> Result:
         if not job.replaces and exists(job.target):
             return Result(job)
         with as_files(job) as local:
-            result = attempt(denoise, local, settings)
-            if result.error:  # in which files of the temporary folder are named
-                names = {str(local.source): str(job.source), str(local.target): str(job.target)}
-                for name, known in names.items():
-                    result.error.args = tuple(text.replace(name, known) for text in result.error.args)
+            names = {Path(local.source): job.source, Path(local.target): job.target}
+            return attempt(denoise, local, settings).called(names)
     except InputError as error:
         return Result(job, error)
-    return replace(result, job=job)
 
 
 def _rows(denoise: Denoiser, jobs: list[Job], settings: Settings) -> Iterator[dict[str, Any]]:

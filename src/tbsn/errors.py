@@ -1,6 +1,8 @@
 """What the user can mend: a bad file, model, folder or setting."""
 
 import errno
+from collections.abc import Mapping
+from typing import Any
 
 SOME_FAILED = 3  # exit code: of several inputs, some could not be used
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -18,6 +20,11 @@ class InputError(Exception):
     def __str__(self) -> str:
         name, reason, remedy = self.args
         return f"{name}: {reason}; {remedy}"
+
+    def called(self, names: Mapping[Any, object]) -> None:
+        """Name files by what they stand in for."""
+        for name, known in names.items():
+            self.args = tuple(text.replace(str(name), str(known)) for text in self.args)
 
 
 class UnexpectedError(InputError):

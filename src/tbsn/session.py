@@ -20,6 +20,7 @@ from tbsn.plan import Job, Output
 from tbsn.stopping import remembered_signal
 
 Work = Callable[[Denoiser, list[Job], Settings, Callable[[], int], Report], Iterator[Result]]
+Called = Callable[[Result], Result]
 
 
 @dataclass
@@ -98,10 +99,12 @@ def run(
     log: Log | None,
     loudness: int,
     work: Work = denoise_files,
+    called: Called = lambda result: result,
 ) -> int:
     """Denoise, with a bar on a terminal, and return the exit code.
 
-    ``loudness`` 0 shows errors alone, 1 results too, 2 also their size and time. ``work`` may be done elsewhere.
+    ``loudness`` 0 shows errors alone, 1 results too, 2 also their size and time. ``work`` may be done elsewhere;
+    what is shown is ``called`` by the names that users know.
     """
     tally, begun = Tally(), dict[Path | str, tuple[float, int]]()
     if loudness and not denoise.local:
@@ -120,6 +123,7 @@ def run(
         with suppress(KeyboardInterrupt):  # a second signal; the first has its code
             for result in work(denoise, jobs, settings, received, report):
                 begun.pop(result.job.source, None)
+                result = called(result)
                 tally.add(result)
                 tell(result, loudness)
                 log = log and _logged(log, result, tally)
@@ -173,11 +177,11 @@ def _say(line: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def show(jobs: list[Job]) -> int:
+def show(jobs: list[Job], called: Called = lambda result: result) -> int:
     """Show what would be done, and return the exit code that this is worth."""
     errors = [job.refused or _missing(job) for job in jobs]
     for job, error in zip(jobs, errors, strict=True):
-        tell(Result(job, error), loudness=2 if job.skipped else 1)
+        tell(called(Result(job, error)), loudness=2 if job.skipped else 1)
     return SOME_FAILED if any(errors) else 0
 
 

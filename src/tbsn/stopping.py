@@ -45,6 +45,17 @@ def stopped_by_signal(run: Path) -> Iterator[None]:
 
 
 @contextmanager
+def ended_by_signal() -> Iterator[None]:
+    """SIGTERM or Ctrl-C ends this block as `SystemExit`, so that what it holds is cleaned up."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    with _handled_by(end):
+        yield
+
+
+@contextmanager
 def _handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
     """Only the main thread can handle signals: nothing changes in another."""
     if threading.current_thread() is not threading.main_thread():
