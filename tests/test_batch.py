@@ -142,6 +142,14 @@ def test_nan_is_an_error_or_kept(tmp_path: Path) -> None:
     assert np.array_equal(np.isnan(kept), np.isnan(values)) and np.isinf(kept[5, 6]).all()
 
 
+@pytest.mark.parametrize("nan", ["error", "keep"])
+def test_floats_that_float32_does_not_hold_are_refused(tmp_path: Path, nan: Any) -> None:
+    np.save(tmp_path / "a.npy", np.where(integers(20, 30) > 99, 1e300, np.nan if nan == "keep" else 0))
+    with pytest.raises(InputError, match="beyond 1e\\+38"):
+        batch.denoise_file(SAME, tmp_path / "a.npy", tmp_path / "b.npy", batch.Settings(nan=nan))
+    assert not (tmp_path / "b.npy").exists()
+
+
 def test_standard_input_goes_to_standard_output_in_its_format(tmp_path: Path, photo: Path) -> None:
     command = [sys.executable, "-m", "tbsn", "denoise", "-"]
     done = subprocess.run(command, input=photo.read_bytes(), capture_output=True, check=True)

@@ -233,6 +233,25 @@ def test_many_images_stream(small: tuple[UNet, Path]) -> None:
     assert np.array_equal(first, next(iter(denoise.map(list(images_())))))
 
 
+@pytest.mark.parametrize(
+    ("image", "reason"),
+    [
+        (np.ma.masked_less(noisy(9, 9), 9), "masked"),
+        (1e300 * noisy(9, 9, dtype=np.float64), "beyond"),
+        (np.where(noisy(9, 9) > 99, 3e38, -3e38).astype(np.float32), "beyond"),
+    ],
+)
+def test_values_that_would_be_taken_for_others_are_refused(small: tuple[UNet, Path], image: Any, reason: str) -> None:
+    with pytest.raises(InputError, match=reason):
+        tbsn.load(small[1])(image)
+
+
+@pytest.mark.filterwarnings("ignore:the matrix subclass")
+def test_a_matrix_is_a_grey_image(small: tuple[UNet, Path]) -> None:
+    image, model = noisy(20, 30), tbsn.load(small[1])
+    assert np.array_equal(model(np.matrix(image)), model(image))
+
+
 @pytest.mark.parametrize("image", [[np.zeros((8, 8))], "photo.png", np.zeros((8, 8), bool), np.zeros((8, 8), complex)])
 def test_what_is_no_image_is_refused(small: tuple[UNet, Path], image: Any) -> None:
     with pytest.raises(InputError, match="give a numpy array"):

@@ -20,7 +20,7 @@ from tbsn.denoiser import Denoiser, middle
 from tbsn.encoding import Encoding, check_holds, write_rows
 from tbsn.errors import InputError, NoRoomError, Stopped, UnexpectedError
 from tbsn.files import make_folder
-from tbsn.images import Photo, open_photo
+from tbsn.images import Photo, check_values, open_photo
 from tbsn.memory import return_freed_memory
 from tbsn.plan import Job
 from tbsn.scale import scale_of
@@ -110,13 +110,13 @@ def denoise_file(
         )
     check_holds(target, photo.dtype, channels, photo.pages, photo.alpha)
     pixels, strength = height * width * photo.pages, denoise.strength
-    scale = scale_of(photo.dtype, pixels * channels, _strips(photo))
+    scale = scale_of(photo.dtype, pixels * channels, _strips(photo, settings))
     if strength is None:
         rows, columns = middle((height, width))
         strength = denoise.strength_for(photo.rows()(rows.start, min(rows.stop, height))[:, columns], scale)
 
     def parts() -> Iterator[np.ndarray]:
-        rows = photo.rows() if settings.nan == "keep" else _finite(photo)
+        rows = _checked(photo, settings)
         for number in range(photo.pages):
             page = partial(_shifted, rows, number * height)
             note = f"page {number + 1}/{photo.pages}" if photo.pages > 1 else ""
@@ -239,19 +239,18 @@ def _shifted(rows: Rows, first: int, top: int, bottom: int) -> np.ndarray:
     return rows(first + top, first + bottom)
 
 
-def _finite(photo: Photo) -> Rows:
+def _checked(photo: Photo, settings: Settings) -> Rows:
     rows = photo.rows()
 
     def read(top: int, bottom: int) -> np.ndarray:
         part = rows(top, bottom)
-        if part.dtype.kind == "f" and not np.isfinite(part).all():
-            raise InputError(photo.path, "has NaN or infinite values", "replace them, or add --nan keep")
+        check_values(photo.path, part, settings.nan == "keep", "replace them, or add --nan keep")
         return part
 
     return read
 
 
-def _strips(photo: Photo) -> Iterator[np.ndarray]:
-    rows, height = photo.rows(), photo.shape[0] * photo.pages
+def _strips(photo: Photo, settings: Settings) -> Iterator[np.ndarray]:
+    rows, height = _checked(photo, settings), photo.shape[0] * photo.pages
     for top in range(0, height, STRIP):
         yield rows(top, min(top + STRIP, height))

@@ -9,6 +9,7 @@ from typing import Self
 import numpy as np
 
 from tbsn.errors import InputError
+from tbsn.images import check_values
 from tbsn.noise import METHOD, combine, survey
 from tbsn.runtime import AUTO, CPU, PIXEL_BYTES, open_student
 from tbsn.scale import Scale, scale_of
@@ -47,17 +48,19 @@ class Denoiser:
     local: bool = True
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
-        """Raises `InputError` for what is no array of numbers, NaN or infinite values, and channels that the model does
-        not know.
+        """Raises `InputError` for what is no array of numbers, masked arrays, values that are NaN, infinite or beyond
+        1e38, and channels that the model does not know.
         """
+        if isinstance(image, np.ma.MaskedArray):
+            raise InputError("image", "is a masked array", "fill it: image.filled(value)")
         if not isinstance(image, np.ndarray) or image.dtype.kind not in "iuf":
             kind = f"an array of {image.dtype}" if isinstance(image, np.ndarray) else f"of type {type(image).__name__}"
             raise InputError("image", f"is {kind}", "give a numpy array of integers or floats; of many images, use map")
-        pixels = image[..., None] if image.ndim == 2 else image
+        pixels = np.asarray(image)  # a matrix would stay one
+        pixels = pixels[..., None] if pixels.ndim == 2 else pixels
         if pixels.ndim != 3 or 0 in pixels.shape or pixels.shape[2] not in (1, self.channels):
             raise InputError("image", f"has shape {image.shape}", f"give (h, w), (h, w, 1) or (h, w, {self.channels})")
-        if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
-            raise InputError("image", "has NaN or infinite values", "replace them by finite ones")
+        check_values("image", pixels)
         size, scale = pixels.shape[:2], scale_of(pixels.dtype, pixels.size, [pixels])
         strength = self.strength_for(pixels[middle(size)], scale)
         parts = self.stream(lambda top, bottom: pixels[top:bottom], size, scale, strength)

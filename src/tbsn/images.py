@@ -18,6 +18,7 @@ SUFFIXES = tuple(suffix for known in formats.SUFFIXES.values() for suffix in kno
 MAX_PIXELS = 1 << 30
 DEPTHS = {"uchar": np.uint8, "ushort": np.uint16, "float": np.float32}
 MAX_CHANNELS = 8
+LARGEST = 1e38
 FETCHED = 1 << 24  # bytes at a time
 # A block of 64 pixels takes at least a bit, and one channel has the blocks for at least a quarter of the pixels.
 JPEG_PIXELS_A_BYTE = 8 * 64 * 4
@@ -56,8 +57,7 @@ class Photo:
     def pixels(self) -> np.ndarray:
         """The first page, (h, w, c). Raises `InputError` if it is damaged, or not finite."""
         pixels = self.rows()(0, self.shape[0])
-        if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
-            raise InputError(self.path, "has NaN or infinite values", "replace them by finite ones")
+        check_values(self.path, pixels)
         return pixels
 
 
@@ -209,6 +209,20 @@ def _develop(path: Path) -> Photo:
     except rawpy.LibRawError as error:
         raise InputError(path, f"not a RAW file, or damaged ({error})", AGAIN) from error
     return Photo(path, pixels.shape, pixels.dtype, lambda: lambda top, bottom: pixels[top:bottom])
+
+
+def check_values(name: object, pixels: np.ndarray, keep: bool = False, remedy: str = "replace them by others") -> None:
+    """Raises `InputError`, with the ``remedy``, for NaN and infinite values unless they are to ``keep``, and for floats
+    that float32, which networks compute in, does not hold.
+    """
+    if pixels.dtype.kind != "f":
+        return
+    values = pixels[np.isfinite(pixels)] if keep else pixels
+    low, high = values.min(initial=0), values.max(initial=0)
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise InputError(name, "has NaN or infinite values", remedy)
+    if max(-float(low), float(high)) > LARGEST:
+        raise InputError(name, f"has values beyond {LARGEST:g}", "scale or replace them")
 
 
 def unit_range(name: object, values: np.ndarray) -> None:
