@@ -17,11 +17,12 @@ def keep_freed_memory() -> None:
 
 
 def return_freed_memory() -> None:
-    """Have the process give back what it frees of arrays of a megabyte and more (glibc; does nothing elsewhere).
+    """Have the process give back what it frees of arrays of 32 megabytes and more (glibc; does nothing elsewhere).
 
-    Left to itself glibc keeps more and more of it, and each of its threads its own.
+    Left to itself glibc keeps more and more of it, and each of its threads its own. Tiles are smaller: to clear their
+    pages anew for each of them took a tenth of all the time. glibc takes no higher threshold.
     """
-    _set(M_MMAP_THRESHOLD, 1 << 20)
+    _set(M_MMAP_THRESHOLD, 32 << 20)
 
 
 def _set(option: int, value: int) -> None:
