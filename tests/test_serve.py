@@ -58,6 +58,7 @@ def test_a_photo_is_compared_and_downloaded_as_the_command_writes_it(page: Page,
     assert "256x256 pixels" in page.drop(PHOTO)
     assert tbsn("denoise", PHOTO, "-o", tmp_path / "out.png").returncode == 0
     assert page.download("01_14_denoised.png") == (tmp_path / "out.png").read_bytes()
+    assert not [link for link in page.all("a") if link.is_displayed()], "the upload is not where it was"
     noisy, denoised = (images.read(path).pixels for path in (PHOTO, tmp_path / "out.png"))
     inside = np.s_[20:-20, 20:-20]  # of the round corners
     assert np.array_equal(page.seen(1000)[inside], noisy[inside])
@@ -176,6 +177,16 @@ def test_files_are_given_to_none_but_who_knows_their_names(server: Server) -> No
             "/runs",
         ):
             assert server.ask("GET", path)[0] in (403, 404), path
+
+
+def test_a_large_photo_shows_how_far_it_has_come(server: Server, tmp_path: Path) -> None:
+    photo = save(tmp_path / "a.jpg", np.random.default_rng(0).integers(0, 255, (2000, 2000, 3), np.uint8), Q=20)
+    with server.open("first"):
+        server.send(photo, "first")
+        answer = server.ask("GET", "/gradio_api/queue/data?session_hash=first")[1]
+    messages = [json.loads(line.removeprefix("data: ")) for line in answer.splitlines() if line.startswith("data: ")]
+    shares = [each["progress_data"][0]["progress"] for each in messages if each["msg"] == "progress"]
+    assert shares == sorted(shares) and 0 < shares[0] < 1
 
 
 def test_the_server_trusts_no_client(server: Server, tmp_path: Path) -> None:

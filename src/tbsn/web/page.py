@@ -2,6 +2,7 @@
 
 import html
 import time
+from contextvars import copy_context
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from tbsn.web.sessions import Files, Sessions
 
 HERE = Path(__file__).parent
 WAITING, HOUR = 16, 3600
+PROGRESS = gr.Progress()  # as a default it tells gradio that there is some
 
 
 class Page(gr.Blocks):
@@ -44,7 +46,13 @@ class Desk:
         self._sessions, self._megabytes = sessions, megabytes
 
     def start(
-        self, upload: str | None, model: str, automatic: bool, strength: float, request: gr.Request
+        self,
+        upload: str | None,
+        model: str,
+        automatic: bool,
+        strength: float,
+        request: gr.Request,
+        progress: gr.Progress = PROGRESS,
     ) -> tuple[Any, ...]:
         """A photo has been dropped, or taken away."""
         files = self._sessions.files(request.session_hash)
@@ -55,19 +63,32 @@ class Desk:
         except InputError as error:
             files.delete()
             return _nothing(files.line(error))
-        return self.denoise(model, automatic, strength, None, request)
+        return self.denoise(model, automatic, strength, None, request, progress)
 
     def denoise(
-        self, model: str, automatic: bool, strength: float, shown: dict[str, Any] | None, request: gr.Request
+        self,
+        model: str,
+        automatic: bool,
+        strength: float,
+        shown: dict[str, Any] | None,
+        request: gr.Request,
+        progress: gr.Progress = PROGRESS,
     ) -> tuple[Any, ...]:
         """The views, of the part that is shown already; the download and a note."""
         files = self._sessions.files(request.session_hash)
         if not files.open and not shown:
             return _nothing()
-        began = time.monotonic()
+        began, done, context = time.monotonic(), 0.0, copy_context()
+
+        def watch(step: batch.Step) -> None:
+            nonlocal done
+            files.keep_on()
+            done += step.share
+            context.run(progress, min(done, 1), "Denoising")  # in another thread gradio would not know whose it is
+
         try:
             denoiser = load(model, strength=None if automatic else strength)
-            batch.denoise_file(denoiser, files.photo, files.result, watch=lambda step: files.keep_on())
+            batch.denoise_file(denoiser, files.photo, files.result, watch=watch)
             views = _views(files, *(shown["centre"] if shown else (0.5, 0.5)))
         except InputError as error:
             if not files.open:
