@@ -124,6 +124,15 @@ def test_bad_models_are_refused_by_name(small: tuple[UNet, Path], tmp_path: Path
         assert str(refused.value).startswith(str(tmp_path / name))
 
 
+def test_models_that_do_not_do_what_they_say_are_refused(tmp_path: Path, identity: Path) -> None:
+    model = onnx.load(identity)
+    for facts in ({}, {"channels": "3"}, {"channels": "3", "multiple": "0"}, {"channels": "x", "multiple": "1"}):
+        onnx.helper.set_model_props(model, {"format": "tbsn-onnx-1"} | facts)
+        onnx.save(model, tmp_path / "bad.onnx")
+        with pytest.raises(InputError, match=r"bad.onnx: not a student"):
+            tbsn.load(tmp_path / "bad.onnx")
+
+
 def test_weights_that_do_not_fit_or_are_not_finite_are_refused(tmp_path: Path) -> None:
     import safetensors.torch
 
