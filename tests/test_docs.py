@@ -28,6 +28,17 @@ NOT_RUN = ("pip ", "tbsn serve", "parallel ", "g++ ", "./tile ", "npm ", "node "
 STEPS = re.compile(r"^```(\w+)\n(.*?)^```$|^    (\S[^\n]*)$", re.MULTILINE | re.DOTALL)
 COLOUR = images.read(EXAMPLES / "12_14.png").pixels[:160, :170]
 
+# A cluster of one process; torchrun reads its options as ever.
+TORCHRUN = f"""#!{sys.executable}
+import os, sys
+from torch.distributed.run import get_args_parser
+
+asked = get_args_parser().parse_args()
+assert asked.module
+os.execv(sys.executable, [sys.executable, "-m", asked.training_script, *asked.training_script_args])
+"""
+CLUSTER = {"torchrun": TORCHRUN, "srun": '#!/bin/sh\nexec "$@"\n', "scontrol": "#!/bin/sh\necho localhost\n"}
+
 # Training takes seconds then.
 ONE_STEP = [*SHORT, "fit.steps=1", "fit.batch=1"]
 SETTINGS = {"tbsn train": [*TINY, *ONE_STEP], "tbsn renoise": ONE_STEP}
@@ -45,10 +56,15 @@ class Reader:
         self.done: list[str] = []
         exec(FIT, self.names)
         for name, command in (("tbsn", "-m tbsn"), ("python", "")):
-            program = Path("bin", name)
-            program.parent.mkdir(exist_ok=True)
-            program.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} {command} "$@"\n')
-            program.chmod(0o755)
+            self.install(name, f'#!/bin/sh\nexec {shlex.quote(sys.executable)} {command} "$@"\n')
+        for name, script in CLUSTER.items():
+            self.install(name, script)
+
+    def install(self, name: str, script: str) -> None:
+        program = Path("bin", name)
+        program.parent.mkdir(exist_ok=True)
+        program.write_text(script)
+        program.chmod(0o755)
 
     def read(self, page: str) -> None:
         """Do all that a page says, in order."""
@@ -173,6 +189,22 @@ def test_the_cluster_examples_do_their_share(reader: Reader) -> None:
         "denoised/c.png",
         "slurm/b.png",
     ]
+
+
+@pytest.mark.parametrize("name", ["train.slurm", "train.kubernetes.yaml"])
+def test_the_training_examples_train(name: str, folder: Path, reader: Reader) -> None:
+    text = (EXAMPLES / "cluster" / name).read_text()
+    small = shlex.join(word for setting in (*SETTINGS["tbsn train"], "fit.crop=160") for word in ("--set", setting))
+    if name.endswith(".slurm"):
+        reader.shell(f"{text.rstrip()} {small}", FOLDER=str(folder), RUN="run", SLURM_NNODES="2", SLURM_JOB_ID="1")
+    else:
+        _, job = yaml.safe_load_all(text)
+        (container,) = job["spec"]["template"]["spec"]["containers"]
+        command = shlex.join([*container["command"], *container["args"]])
+        for known, here in (("$(JOB_COMPLETION_INDEX)", "0"), ("/photos/noisy", folder), ("/photos/run", "run")):
+            command = command.replace(known, str(here))
+        reader.shell(f"{command} {small}")
+    assert Path("run", "model.safetensors").exists()
 
 
 def rough(pixels: np.ndarray) -> float:
