@@ -19,10 +19,10 @@ from tbsn.errors import InputError
 from tbsn.images import to_float
 from tbsn.network import TBSN, FastUNet, FastUNetConfig, TBSNConfig, UNet, UNetConfig
 from tbsn.network.files import build, load_network, save_network
-from tbsn.training import checkpoint, fit, losses, runs
-from tbsn.training.data import Crops, Renoised, noise_model, split
+from tbsn.training import checkpoint, fit, kept, losses, runs
+from tbsn.training.data import Crops, Renoised, split
 from tbsn.training.fit import learning_rate
-from tbsn.training.noise_model import SAME
+from tbsn.training.noise_model import SAME, NoiseModel
 from tbsn.training.photos import cached_arrays, cached_folder, facts
 from tbsn.training.recipe import DistillRecipe, FitSettings, PairSettings, RenoiseRecipe, TrainRecipe, load_recipe
 from tbsn.training.start import Start, open_run
@@ -95,10 +95,11 @@ def test_renoised_pairs_are_estimates_with_noise_like_the_photos(folder: Path, t
     photos = cached_folder(folder, tmp_path / "cache", 3)
     smooth = [np.uint16(257) * gaussian_filter(photo, (3, 3, 0)) for photo in photos]
     estimates = cached_arrays(smooth, tmp_path / "estimates", 3)
+    models = kept.noise_models(photos, estimates, "sRGB", SAME.tolist(), 64)
 
     def pairs(halved: float) -> Renoised:
         settings = {"crop": 64, "places": range(4), "augment": True, "seed": 0}
-        return Renoised(photos, estimates, how=PairSettings(halved=halved), power=SAME, **settings)
+        return Renoised(photos, estimates, models, how=PairSettings(halved=halved), **settings)
 
     for halved in (0.0, 1.0):
         noisy, clean = pairs(halved)[3]
@@ -109,10 +110,31 @@ def test_renoised_pairs_are_estimates_with_noise_like_the_photos(folder: Path, t
         assert torch.equal(again[0], noisy) and torch.equal(again[1], clean)
     settings = {"crop": 128, "places": [0], "augment": False, "seed": 0, "among": np.array([0])}
     plain = PairSettings(halved=1, leaves=0, plain=0, grey=0, stops=0, weak=0)
-    _, halved = Renoised(photos, estimates, how=plain, power=SAME, **settings)[0]
-    moved = noise_model(photos, estimates, 0, 128, tuple(SAME), "sRGB").unbiased(to_float(estimates[0]))
+    models = kept.noise_models(photos, estimates, "sRGB", SAME.tolist(), 128)
+    _, halved = Renoised(photos, estimates, models, how=plain, **settings)[0]
+    moved = NoiseModel.fit(to_float(photos[0]), to_float(estimates[0]), 128).unbiased(to_float(estimates[0]))
     whole = moved.reshape(128, 2, 128, 2, 3).mean(axis=(1, 3))
     torch.testing.assert_close(halved[0], torch.from_numpy(whole).permute(2, 0, 1), rtol=0, atol=1e-6)
+
+
+def test_noise_models_are_made_once_and_no_photo_makes_another_again(
+    blocks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(blocks / "small.png", np.zeros((40, 300, 3), np.uint8))
+    photos = cached_folder(blocks, tmp_path / "cache", 3)
+    smooth = [np.uint16(257) * gaussian_filter(photo, (3, 3, 0)) for photo in photos]
+    estimates = cached_arrays(smooth, tmp_path / "estimates", 3)
+    large = np.flatnonzero(photos.sizes.min(axis=1) >= 64)
+    fitted = [NoiseModel.fit(to_float(photos[i]), to_float(estimates[i]), 64, 2 * SAME) for i in large]
+    kept.noise_models(photos, estimates, "sRGB", (2 * SAME).tolist(), 64)
+    monkeypatch.setattr(NoiseModel, "fit", None)
+    models = kept.noise_models(photos, estimates, "sRGB", (2 * SAME).tolist(), 64)
+    for i, model in zip(large, fitted, strict=True):
+        known = NoiseModel.unpacked(models[i].ravel(), 64, 3)
+        for name, value in vars(model).items():
+            np.testing.assert_array_equal(vars(known)[name], value, strict=True)
+    settings = {"crop": 64, "places": range(2), "augment": False, "seed": 0, "among": large}
+    Renoised(photos, estimates, models, how=PairSettings(mixed=1), **settings)[0]
 
 
 def test_a_student_learns_from_renoised_estimates(blocks: Path, tmp_path: Path) -> None:

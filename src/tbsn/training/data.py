@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
 from typing import Any, cast
 
 import numpy as np
@@ -13,12 +12,10 @@ from torch.utils.data import Dataset
 
 from tbsn import images
 from tbsn.training.leaves import dead_leaves
-from tbsn.training.light import Curve, exposed
+from tbsn.training.light import exposed
 from tbsn.training.noise_model import NoiseModel, plain_noise
 from tbsn.training.photos import Photos
 from tbsn.training.recipe import PairSettings
-
-MODELS = 1024  # kept in memory, 0.6 MB each for crops of 128x128
 
 
 class Crops(Dataset[tuple[Tensor, ...]]):
@@ -70,15 +67,15 @@ class Crops(Dataset[tuple[Tensor, ...]]):
 class Renoised(Crops):
     """Pairs of a noisy and a clean crop from noisy photos and their estimates.
 
-    The clean one is an estimate, the noisy one the same with noise drawn from the model of a photo. ``how`` says what
-    else may be changed, and ``power`` is what `missed_power` found.
+    The clean one is an estimate, the noisy one the same with noise drawn from the model of a photo; ``models`` are
+    those of all photos, for these crops (see `kept.noise_models`). ``how`` says what else may be changed.
     """
 
     def __init__(
-        self, photos: Photos, estimates: Photos, *, how: PairSettings, power: Sequence[float], **settings: Any
+        self, photos: Photos, estimates: Photos, models: Photos, *, how: PairSettings, **settings: Any
     ) -> None:
         super().__init__([photos, estimates], **settings)
-        self.how, self.power = how, tuple(power)
+        self.models, self.how = models, how
 
     def _cut(self, index: int, random: np.random.Generator) -> list[np.ndarray]:
         (photos, estimates), how = self.stacks, self.how
@@ -102,16 +99,7 @@ class Renoised(Crops):
         return [images.to_float(images.from_float(noisy, photos[index].dtype)), clean]
 
     def _model(self, index: int) -> NoiseModel:
-        return noise_model(*self.stacks, index, self.crop, self.power, self.how.curve)
-
-
-@lru_cache(MODELS)
-def noise_model(
-    photos: Photos, estimates: Photos, index: int, size: int, power: tuple[float, ...], curve: Curve
-) -> NoiseModel:
-    """The noise of a photo, by its estimate."""
-    noisy, estimate = (images.to_float(stack[index]) for stack in (photos, estimates))
-    return NoiseModel.fit(noisy, estimate, size, np.array(power), curve)
+        return NoiseModel.unpacked(self.models[index].ravel(), self.crop, self.stacks[0][index].shape[2])
 
 
 def split(names: Iterable[str], share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

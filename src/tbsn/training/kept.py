@@ -16,7 +16,7 @@ from tbsn.teacher import BlindNetwork, as_numpy
 from tbsn.tiles import tiled
 from tbsn.training.fit import computes_bf16
 from tbsn.training.light import Curve
-from tbsn.training.noise_model import missed_power
+from tbsn.training.noise_model import NoiseModel, missed_power
 from tbsn.training.photos import Photos, cached
 from tbsn.training.recipe import TargetSettings
 
@@ -35,7 +35,7 @@ def targets(
     stamp = hashlib.sha256(f"{settings.model_dump_json()} {photos.stamp}".encode() + weights).hexdigest()
     networks, s = [bsn.to(device) for bsn in teachers], settings
     teach = tiled(as_numpy(teacher.targets(networks, s.pd, s.estimate, s.refinements, s.holes, s.seed), device))
-    return _kept(teach, stamp, photos, run / "targets", device)
+    return _kept("target", _denoised(teach, photos, device), stamp, photos, run / "targets")
 
 
 def mean_of(denoisers: Sequence[Denoiser]) -> Denoiser:
@@ -46,7 +46,7 @@ def mean_of(denoisers: Sequence[Denoiser]) -> Denoiser:
 def estimates(denoiser: Denoiser, weights: bytes, photos: Photos, run: Path, device: torch.device) -> Photos:
     """What a denoiser with these weights makes of the photos."""
     stamp = hashlib.sha256(photos.stamp.encode() + weights).hexdigest()
-    return _kept(denoiser, stamp, photos, run / "estimates", device)
+    return _kept("estimate", _denoised(denoiser, photos, device), stamp, photos, run / "estimates")
 
 
 def power(denoiser: Denoiser, photos: Photos, estimates: Photos, curve: Curve) -> list[float]:
@@ -63,15 +63,40 @@ def power(denoiser: Denoiser, photos: Photos, estimates: Photos, curve: Curve) -
     return known["power"]
 
 
-def _kept(denoiser: Denoiser, stamp: str, photos: Photos, cache: Path, device: torch.device) -> Photos:
-    """What a denoiser makes of photos, as 16-bit images in a cache folder; goes on where it was stopped."""
+def noise_models(photos: Photos, estimates: Photos, curve: Curve, power: Sequence[float], crop: int) -> Photos:
+    """The `NoiseModel` of each photo as an image of bytes, beside the estimates; nothing of one under the crop.
+
+    Mapped, those of any number of photos take no memory, and no process has to make them again.
+    """
+
+    def model(index: int) -> np.ndarray:
+        if photos.sizes[index].min() < crop:
+            return np.zeros((1, 1, 1), np.uint8)
+        noisy, estimate = (images.to_float(stack[index]) for stack in (photos, estimates))
+        return NoiseModel.fit(noisy, estimate, crop, np.array(power), curve).packed[None, :, None]
+
+    stamp = hashlib.sha256(f"{estimates.stamp} {curve} {list(power)} {crop}".encode()).hexdigest()
+    return _kept("noise", model, stamp, photos, estimates.directory / "noise")
+
+
+def _denoised(denoiser: Denoiser, photos: Photos, device: torch.device) -> Callable[[int], np.ndarray]:
+    """Makes a 16-bit image of what a denoiser says of a photo, by its number."""
+
+    def denoised(index: int) -> np.ndarray:
+        with torch.autocast(device.type, torch.bfloat16, enabled=computes_bf16(device)):
+            result = denoiser(images.to_float(photos[index]))
+        return images.from_float(result, np.dtype(np.uint16))
+
+    return denoised
+
+
+def _kept(unit: str, make: Callable[[int], np.ndarray], stamp: str, photos: Photos, cache: Path) -> Photos:
+    """What is made of each photo, by its number, in a cache folder; goes on where it was stopped."""
 
     def made(first: int) -> Iterator[tuple[str, np.ndarray]]:
-        with progress(cache.name.removesuffix("s"), len(photos), first) as report:
+        with progress(unit, len(photos), first) as report:
             for index in range(first, len(photos)):
-                with torch.autocast(device.type, torch.bfloat16, enabled=computes_bf16(device)):
-                    result = denoiser(images.to_float(photos[index]))
-                yield photos.name(index), images.from_float(result, np.dtype(np.uint16))
+                yield photos.name(index), make(index)
                 report(index + 1, "")
 
     return cached(made, cache, stamp)

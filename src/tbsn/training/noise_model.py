@@ -81,6 +81,22 @@ class NoiseModel:
         return cls(rising, quantiles - shift[..., None], level, shift_of, _root(covariance, size, power))
 
     @property
+    def packed(self) -> np.ndarray:
+        """All of it in bytes (n,)."""
+        return np.concatenate([part.reshape(-1).view(np.uint8) for part in vars(self).values()])
+
+    @classmethod
+    def unpacked(cls, packed: np.ndarray, size: int, channels: int) -> Self:
+        """What was `packed`, as a view of its bytes (n,): of a model that draws size x size."""
+        table, spectrum = (channels, GRID), (size, size // 2 + 1, channels, channels)
+        layout = np.dtype([
+            ("brightness", np.float32, (channels, LEVELS)), ("quantiles", np.float32, (channels, LEVELS, len(SCORES))),
+            ("level", np.float32, table), ("shift", np.float32, table), ("root", np.complex64, spectrum),
+        ])  # fmt: skip
+        (record,) = packed.view(layout)
+        return cls(*record)
+
+    @property
     def strength(self) -> float:
         """Of the noise: root mean square at the normal scores, over all brightnesses and channels."""
         return float(np.sqrt((self.quantiles**2).mean()))

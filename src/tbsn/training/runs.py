@@ -81,7 +81,8 @@ def renoise(source: Source, models: Sequence[str | Path], run: Path, recipe: Ren
         photos = made_by_first(fabric, lambda: open_photos(source, run, recipe.network.channels, recipe.fit.crop))
         estimates = made_by_first(fabric, lambda: kept.estimates(denoiser, weights, photos, run, fabric.device))
         power = made_by_first(fabric, lambda: kept.power(denoiser, photos, estimates, how.curve))
-        cut = partial(Renoised, photos, estimates, how=how, power=power)
+        noise = partial(kept.noise_models, photos, estimates, how.curve, power, recipe.fit.crop)
+        cut = partial(Renoised, photos, estimates, made_by_first(fabric, noise), how=how)
         return _fit(run, recipe, loss, cut, photos, places, fabric, start)
 
 
