@@ -95,6 +95,11 @@ def test_what_cannot_be_learned_from_is_named() -> None:
         ([NOISY, NOISY[..., :2]], "image 1: has 2 channels"),
         ([NOISY[:100]], "under the crop"),
         ([np.zeros(9, np.uint8)], "has shape"),
+        (None, "images: is of type NoneType; give a folder"),
+        (torch.zeros(4, 3, 8, 8), r"image 0: is of type Tensor; .*\.numpy\(\)"),
+        ([NOISY, torch.zeros(3, 8, 8)], "image 1: is of type Tensor"),
+        ([NOISY, "photo.png"], "are files and arrays"),
+        ([NOISY > 0], "image 0: is an array of bool"),
     ):
         with pytest.raises(InputError, match=complaint):
-            denoiser.fit(wrong)
+            denoiser.fit(wrong)  # type: ignore[arg-type]

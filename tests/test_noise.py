@@ -191,7 +191,7 @@ def test_advice_follows_the_autocorrelation() -> None:
 
 def test_a_brightness_is_printed_if_any_channel_is_seen_there() -> None:
     picture = np.clip(np.random.default_rng(0).normal([60, 60, 150], 10, (SIDE, SIDE, 3)), 0, 255).astype(np.uint8)
-    result = _conclude([noise.survey(picture)], 1, 0)
+    result = _conclude([noise.survey(picture)], 1, 1, 0)
     (line,) = (line for line in describe(result) if "by brightness" in line)
     red, _, blue = (255 * np.nanmax(result.noise.curve[:, channel]) for channel in range(3))
     assert f"{red:.1f} at 25 %" in line and f"{blue:.1f} at 55 %" in line and line.count("%") == 2

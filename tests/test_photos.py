@@ -1,6 +1,7 @@
 """The cache of decoded images: what it holds, and that neither interruptions nor a changing folder spoil it."""
 
 import contextlib
+import errno
 import itertools
 import os
 import pickle
@@ -16,6 +17,8 @@ import pytest
 from conftest import save
 from tbsn import images
 from tbsn.diagnose import diagnose
+from tbsn.errors import InputError
+from tbsn.images import raised
 from tbsn.noisy import noisy_images
 from tbsn.training.photos import cached, cached_folder
 
@@ -65,7 +68,31 @@ def test_what_the_program_has_written_is_not_learned_from(
     found = {after.name(i) for i in range(len(after))}
     assert found == {"01_14.png", "photo_denoised.png"} | ({"more/12_14.png"} if place != "more" else set())
     assert diagnose([Path()], print).found == len(found)
-    assert list(noisy_images([Path("01_14_denoised.jpg")])) == [Path("01_14_denoised.jpg")], "it was asked for"
+    assert list(noisy_images([Path("01_14_denoised.jpg")], raised)) == [Path("01_14_denoised.jpg")], "it was asked for"
+
+
+def test_a_folder_that_cannot_be_read_is_left_out_and_listed(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed, scandir = folder / "closed", os.scandir
+    closed.mkdir()
+
+    def scan(place: Path | str) -> object:
+        if Path(place) == closed:
+            raise PermissionError(errno.EACCES, "Permission denied", str(place))
+        return scandir(place)
+
+    monkeypatch.setattr(os, "scandir", scan)  # root may read all
+    photos = cached_folder(folder, tmp_path / "cache", 3)
+    assert len(photos) == 3 and photos.unusable == 1
+    assert list(photos.skipped()) == [f"{closed}: cannot be read (Permission denied); check its permissions"]
+    failures: list[InputError] = []
+    result = diagnose([folder], failures.append)
+    assert [error.args[0] for error in failures] == [str(closed)]
+    assert (result.found, result.measured, result.failed) == (3, 3, 1)
+    for alone in (lambda: cached_folder(closed, tmp_path / "other", 3), lambda: diagnose([closed], print)):
+        with pytest.raises(InputError, match=r"closed: cannot be read"):
+            alone()
 
 
 @pytest.mark.parametrize("event", ["gone", "new"])

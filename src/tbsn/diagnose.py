@@ -23,8 +23,9 @@ CLIPPING = 0.01
 class Diagnosis:
     """Noise and advice for a set of images.
 
-    ``found`` and ``measured``: numbers of files; ``failed``: those that could not be read. ``pixels`` and ``usable``:
-    of all ``found``, if those measured are like the rest; usable are unclipped, in images large enough to train on.
+    ``found`` and ``measured``: numbers of files; ``failed``: those, and folders, that could not be read. ``pixels`` and
+    ``usable``: of all ``found``, if those measured are like the rest; usable are unclipped, in images large enough to
+    train on.
     ``black`` and ``white``: share of clipped values. ``jpeg``: share of images with a JPEG grid, ``jpeg_strength`` its
     median strength there.
     """
@@ -46,16 +47,21 @@ class Diagnosis:
 def diagnose(inputs: Iterable[Path], failed: Callable[[InputError], None], channels: int = 3) -> Diagnosis:
     """Diagnose image files and folders, in memory that does not grow with their number: MOST_IMAGES, evenly, are read.
 
-    ``failed`` is told of each of several files that cannot be used; for ``channels`` see `images.read`. Raises
-    `InputError` if there is none that can.
+    ``failed`` is told of each of several files that cannot be used, and of folders that cannot be read; for
+    ``channels`` see `images.read`. Raises `InputError` if there is no file that can.
     """
     inputs = list(inputs)
-    found = sum(1 for _ in noisy_images(inputs))
+    closed: list[InputError] = []
+    found = sum(1 for _ in noisy_images(inputs, closed.append))
+    if not found and closed:
+        raise closed[0]
     if not found:
         suffixes = " ".join(images.SUFFIXES)
         raise InputError(inputs[0], "no images in this folder", f"name files or folders with {suffixes}")
     numbers = set(np.linspace(0, found - 1, min(found, MOST_IMAGES)).astype(int).tolist())
-    chosen = [path for i, path in enumerate(noisy_images(inputs)) if i in numbers]
+    chosen = [path for i, path in enumerate(noisy_images(inputs, lambda error: None)) if i in numbers]
+    for error in closed:
+        failed(error)
     surveys: list[Survey] = []
     for path in chosen:
         try:
@@ -66,7 +72,7 @@ def diagnose(inputs: Iterable[Path], failed: Callable[[InputError], None], chann
             failed(error)
     if not surveys:
         raise InputError(inputs[0], "none of these images can be measured", "name images that can be read")
-    return _conclude(surveys, found, len(chosen) - len(surveys))
+    return _conclude(surveys, found, len(chosen), len(closed))
 
 
 def pd_strides(folder: Path, channels: int = 3) -> tuple[int, int]:
@@ -93,9 +99,9 @@ def survey_file(path: Path, channels: int = 3) -> Survey:
     return survey(pixels)
 
 
-def _conclude(surveys: list[Survey], found: int, failed: int) -> Diagnosis:
+def _conclude(surveys: list[Survey], found: int, chosen: int, closed: int) -> Diagnosis:
     noise = combine(surveys)
-    share = found / (len(surveys) + failed)
+    share = found / chosen
     large = [one for one in surveys if min(one.size) >= CROPS["cpu"]]
     usable = round(share * sum(one.usable for one in large))
     side = min((min(one.size) for one in large), default=0)
@@ -108,7 +114,7 @@ def _conclude(surveys: list[Survey], found: int, failed: int) -> Diagnosis:
         ),
         found=found,
         measured=len(surveys),
-        failed=failed,
+        failed=chosen - len(surveys) + closed,
         pixels=round(share * sum(pixels)),
         usable=usable,
         side=min(min(one.size) for one in surveys),

@@ -43,6 +43,11 @@ class NoRoomError(InputError):
         self.disk = disk
 
 
+def unreadable(name: object, error: OSError) -> InputError:
+    """What is to be raised if a file or folder cannot be read."""
+    return InputError(name, f"cannot be read ({error.strerror or error})", "check its permissions")
+
+
 def unwritable(name: object, error: OSError, remedy: str, reason: str = "cannot write here") -> InputError:
     """What is to be raised if a file or folder cannot be written: `NoRoomError` if there is no room for it."""
     kind = NoRoomError if error.errno in FULL else InputError

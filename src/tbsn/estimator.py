@@ -1,7 +1,7 @@
 """Learn from noisy images and denoise them, in the manner of scikit-learn (needs torch)."""
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -107,12 +107,25 @@ class SelfSupervisedDenoiser:
 def _source(images: str | Path | np.ndarray | Sequence[str | Path] | Sequence[np.ndarray]) -> runs.Source:
     if isinstance(images, str | Path):
         return Path(images)
+    if not isinstance(images, Iterable):
+        raise _no_images("images", images)
     if not isinstance(images, np.ndarray) or images.ndim > 3:
-        return [Path(one) if isinstance(one, str | Path) else one for one in images]  # type: ignore[return-value]
+        listed = [Path(one) if isinstance(one, str) else one for one in images]
+        for number, one in enumerate(listed):
+            if not isinstance(one, Path | np.ndarray):
+                raise _no_images(f"image {number}", one)
+            if isinstance(one, Path) != isinstance(listed[0], Path):
+                raise InputError("images", "are files and arrays", "give all as files, or all as arrays")
+        return listed  # type: ignore[return-value]
     if images.ndim == 3 and images.shape[2] > MAX_CHANNELS:
         remedy = "give list(stack), or one image (h, w) or (h, w, c)"
         raise InputError("images", f"has shape {images.shape}, that of a stack", remedy)
     return [images]
+
+
+def _no_images(name: str, given: object) -> InputError:
+    remedy = "give a folder, files, or numpy arrays (h, w) or (h, w, c): of a tensor (c, h, w), tensor.permute(1, 2, 0)"
+    return InputError(name, f"is of type {type(given).__name__}", f"{remedy}.numpy()")
 
 
 def _for_channels(recipe: runs.Recipe, source: runs.Source) -> runs.Recipe:
@@ -128,6 +141,6 @@ def _channels(source: runs.Source, expected: int) -> Iterator[int]:
         if not isinstance(one, Path):
             yield one.shape[2] if one.ndim == 3 else 1
             continue
-        for path in noisy_images([one]):
+        for path in noisy_images([one], lambda error: None):
             with suppress(InputError):
                 yield open_photo(path, expected).shape[2]

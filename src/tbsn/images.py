@@ -10,7 +10,7 @@ import numpy as np
 import pyvips
 
 from tbsn import formats, tiff
-from tbsn.errors import InputError
+from tbsn.errors import InputError, unreadable
 from tbsn.formats import CONVERT, CONVERT_NUMBERS, RAW_SUFFIXES
 from tbsn.metadata import Metadata, collect, names
 
@@ -74,17 +74,17 @@ def find(
     ``failed`` is told of folders that cannot be read.
     """
 
-    def unreadable(error: OSError) -> None:
+    def cannot_walk(error: OSError) -> None:
         if not isinstance(error, FileNotFoundError):  # it is gone since
-            failed(InputError(error.filename, f"cannot be read ({error.strerror})", "check its permissions"))
+            failed(unreadable(error.filename, error))
 
     for entry in inputs:
         if os.path.isdir(entry):
-            for folder, subfolders, names in os.walk(entry, onerror=unreadable):
+            for folder, subfolders, names in os.walk(entry, onerror=cannot_walk):
                 subfolders[:] = sorted(subfolders) if recursive else []
                 for path in map(Path(folder).joinpath, sorted(names)):
                     known = path.suffix.lower() in SUFFIXES + RAW_SUFFIXES
-                    if known and not path.name.startswith(".") and (path.is_file() or not os.path.exists(path)):
+                    if known and not path.name.startswith(".") and (os.path.isfile(path) or not os.path.exists(path)):
                         yield path
         else:
             yield entry
@@ -168,7 +168,7 @@ def load(path: Path, only_pixels: bool = False, **options: int) -> pyvips.Image:
     except pyvips.Error as error:
         raise InputError(path, reason(error), AGAIN) from error
     except OSError as error:
-        raise InputError(path, f"cannot be read ({error.strerror})", "check its permissions") from error
+        raise unreadable(path, error) from error
 
 
 def _has_alpha(image: pyvips.Image, channels: int) -> bool:

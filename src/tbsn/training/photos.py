@@ -12,7 +12,7 @@ from typing import Self
 import numpy as np
 
 from tbsn import images
-from tbsn.errors import InputError, unwritable
+from tbsn.errors import InputError, unreadable, unwritable
 from tbsn.files import atomic
 from tbsn.noisy import noisy_images
 from tbsn.scale import full_depth
@@ -74,22 +74,30 @@ class Photos(Sequence[np.ndarray]):
 def cached_folder(folder: Path | Sequence[Path], cache: Path, channels: int, other: Path | None = None) -> Photos:
     """The `noisy_images` of a folder, searched recursively, or files; decoded again only if they have changed.
 
-    Grey images are repeated to reach the channels. Images that cannot be used are left out: see `Photos.skipped`. A
-    cache of the same images at ``other`` serves as well. The folder may change meanwhile: what is not there any more is
-    skipped, what is new is found by the next call. Raises `InputError` if no image is found or can be used.
+    Grey images are repeated to reach the channels. Images that cannot be used are left out, see `Photos.skipped`, and
+    so is a folder that cannot be read, as one of them. A cache of the same images at ``other`` serves as well. The
+    folder may change meanwhile: what is not there any more is skipped, what is new is found by the next call. Raises
+    `InputError` if no image is found or can be used.
     """
 
     roots = [folder] if isinstance(folder, Path) else folder
 
-    def stamped(digest: Callable[[bytes], None]) -> Iterator[Path]:
-        for root, path in ((one, path) for one in roots for path in noisy_images([one])):
+    def stamped(digest: Callable[[bytes], None]) -> Iterator[Path | InputError]:
+        failures: list[InputError] = []
+        for root, path in ((one, path) for one in roots for path in noisy_images([one], failures.append)):
             try:
-                found = path.lstat() if path.is_symlink() and not path.exists() else path.stat()
-            except OSError:
+                found = path.lstat() if os.path.islink(path) and not os.path.exists(path) else path.stat()
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                failures.append(unreadable(path, error))
                 continue
             name = path.name if path == root else path.relative_to(root)
             digest(f"{name} {found.st_size} {found.st_mtime_ns}\n".encode(errors="surrogateescape"))
             yield path
+        for failure in failures:
+            digest(f"{failure}\n".encode(errors="surrogateescape"))
+            yield failure
 
     def new_digest() -> "hashlib._Hash":
         return hashlib.sha256(f"{CACHE_VERSION} {channels}\n".encode())
@@ -100,6 +108,9 @@ def cached_folder(folder: Path | Sequence[Path], cache: Path, channels: int, oth
 
     def decode(first: int) -> Iterator[tuple[str, np.ndarray | None]]:
         for path in itertools.islice(stamped(after.update), first, None):
+            if isinstance(path, InputError):
+                yield str(path), None
+                continue
             try:
                 yield str(path), with_channels(path, images.read(path, channels).pixels, channels)
             except (InputError, OSError) as error:
@@ -217,6 +228,8 @@ def with_channels(name: object, pixels: np.ndarray, channels: int) -> np.ndarray
     """Pixels (h, w, c) as uint8 or uint16 with this number of channels, grey repeated. Raises `InputError`."""
     if pixels.ndim != 3:
         raise InputError(name, f"has shape {pixels.shape}", "give (h, w) or (h, w, c)")
+    if pixels.dtype.kind not in "iuf":
+        raise InputError(name, f"is an array of {pixels.dtype}", "give integers or floats")
     if pixels.dtype not in (np.uint8, np.uint16):
         values = images.to_float(full_depth(pixels))
         if not np.isfinite(values).all():
