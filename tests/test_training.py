@@ -51,7 +51,7 @@ def test_images_left_out_are_counted_and_listed(
     save(blocks / "small.png", np.zeros((100, 300, 3), np.uint8))
     recipe = load_recipe(TrainRecipe, "cpu", [*TINY, *SHORT, "fit.steps=1"])
     runs.train(blocks, tmp_path / "run", recipe, Start("cpu"))
-    assert "2 images cannot be used and are left out" in capsys.readouterr().err
+    assert "2 images or folders cannot be used and are left out" in capsys.readouterr().err
     broken, small = (tmp_path / "run" / "skipped.txt").read_text().splitlines()
     assert broken.startswith(str(blocks / "broken.png"))
     assert small.endswith("small.png: is 300x100, under the crop of 160")
@@ -199,7 +199,7 @@ def test_an_unknown_recipe_lists_the_known_ones() -> None:
 
 @pytest.mark.parametrize("stop", [1, 3, 4])
 def test_resumed_equals_uninterrupted(blocks: Path, tmp_path: Path, stop: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    recipe = load_recipe(TrainRecipe, "cpu", [*TINY, *SHORT, "fit.hold_back=0.5"])
+    recipe = load_recipe(TrainRecipe, "cpu", [*TINY, *SHORT, "fit.hold_back=0.5", "fit.log_every=1"])
     scores, seen = [2.0, 1.0, 3.0], []
 
     def score(network: torch.nn.Module, **_: Any) -> float:
@@ -222,8 +222,51 @@ def test_resumed_equals_uninterrupted(blocks: Path, tmp_path: Path, stop: int, m
     with monkeypatch.context() as patch, pytest.raises(StoppedError):
         patch.setattr(Crops, "__getitem__", interrupted)
         runs.train(blocks, tmp_path / "parts", recipe, Start("cpu"))
+    with (tmp_path / "parts" / "log.jsonl").open("a") as file:
+        file.write('{"step": 1, "los')  # killed while it wrote
     runs.train(blocks, tmp_path / "parts", recipe, Start("cpu", resume=True))
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
+    whole, parts = (
+        [json.loads(line) for line in (tmp_path / run / "log.jsonl").read_text().splitlines()]
+        for run in ("whole", "parts")
+    )
+    for line in (*whole, *parts):
+        line.pop("steps_per_second", None)
+    assert parts == whole
+
+
+def test_a_batch_in_parts_has_the_gradient_of_the_whole(
+    blocks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[list[torch.Tensor]] = []
+    advance = fit.State.advance
+
+    def watched(state: fit.State) -> None:
+        seen.append([value.grad.clone() for value in state.network.parameters() if value.grad is not None])
+        advance(state)
+
+    monkeypatch.setattr(fit.State, "advance", watched)
+    for parts in (1, 2):
+        settings = ["fit.steps=1", "fit.batch=4", f"fit.accumulate={parts}", "fit.precision=float32"]
+        runs.train(
+            blocks, tmp_path / str(parts), load_recipe(TrainRecipe, "cpu", [*TINY, *SHORT, *settings]), Start("cpu")
+        )
+    whole, halves = seen
+    assert any(gradient.any() for gradient in whole)
+    for one, other in zip(whole, halves, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("wanted", ["float32", "auto"])
+def test_a_start_is_recorded_with_the_precision_in_use(
+    wanted: str, blocks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fit, "computes_bf16", lambda device: True)
+    recipe = load_recipe(TrainRecipe, "cpu", [*TINY, *SHORT, "fit.steps=1", f"fit.precision={wanted}"])
+    runs.train(blocks, tmp_path / "run", recipe, Start("cpu"))
+    (started,) = map(json.loads, (tmp_path / "run" / "started.jsonl").read_text().splitlines())
+    assert started["precision"] == {"float32": "float32", "auto": "bf16"}[wanted]
+    assert started["device"].startswith("cpu") and started["device"] != "cpu", "its processor's name"
 
 
 def test_the_result_has_the_least_loss_on_images_held_back(

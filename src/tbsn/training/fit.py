@@ -1,6 +1,5 @@
 """The one training loop."""
 
-import json
 import math
 import signal
 import threading
@@ -21,7 +20,7 @@ from tbsn.errors import DivergedError, Stopped, unwritable
 from tbsn.network.files import MODEL, Network, build, save_network
 from tbsn.progress import progress
 from tbsn.stopping import ignore_signals, remembered_signal
-from tbsn.training import checkpoint
+from tbsn.training import checkpoint, log
 from tbsn.training.recipe import FitSettings
 
 Loss = Callable[[nn.Module, Sequence[Tensor]], Tensor]
@@ -55,7 +54,7 @@ def fit(
     Raises `DivergedError` if the loss or the weights are not finite, `Stopped` after SIGTERM or Ctrl-C, and
     `InputError` if a checkpoint cannot be written; the last whole checkpoint stays.
     """
-    mixed = settings.precision == "bf16" or (settings.precision == "auto" and computes_bf16(fabric.device))
+    mixed = precision(settings, fabric.device) == "bf16"
     score = (
         partial(mean_loss, loss=loss, batches=held_back, fabric=fabric, mixed=mixed)
         if held_back and fabric.is_global_zero
@@ -114,6 +113,8 @@ class State:
             network.load_state_dict(found["network"])
             optimizer.load_state_dict(found["optimizer"])
             average, self.step, self.seconds = found["average"], found["step"], found["seconds"]
+        if fabric.is_global_zero:
+            log.go_on(run, self.step)
         self.errors: list[BaseException] = []
         network.train()
         self.model, self.optimizer = fabric.setup(network, optimizer)
@@ -200,8 +201,7 @@ class State:
         try:
             for error in self.errors:
                 raise error
-            with (self.run / "log.jsonl").open("a") as file:
-                file.write(json.dumps({"step": self.step} | values) + "\n")
+            log.append(self.run, self.step, values)
             self._log_to_tensorboard(values)
         except OSError as error:
             remedy = "make room there; the same command goes on from the last checkpoint"
@@ -229,6 +229,13 @@ def learning_rate(settings: FitSettings, step: int, fraction: float) -> float:
     """Linear warm-up by steps, then a drop by ``gamma`` at each milestone: fractions of the run."""
     passed = sum(fraction >= milestone for milestone in settings.milestones)
     return settings.lr * settings.gamma**passed * min(1.0, (step + 1) / (settings.warmup + 1))
+
+
+def precision(settings: FitSettings, device: torch.device) -> str:
+    """That which is meant, on this device: "auto" is bf16 where the processor computes in it, else float32."""
+    if settings.precision == "auto":
+        return "bf16" if computes_bf16(device) else "float32"
+    return settings.precision
 
 
 def computes_bf16(device: torch.device) -> bool:

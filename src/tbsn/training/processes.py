@@ -71,9 +71,9 @@ def ended_with_others(run: Path, fabric: Fabric) -> Iterator[None]:
         raise InputError(run, "another process of this run has ended, or is silent", remedy) from error
 
 
-def record_start(run: Path, fabric: Fabric) -> None:
+def record_start(run: Path, fabric: Fabric, precision: str) -> None:
     """A line in started.jsonl: when, by which command, with what."""
-    device = torch.cuda.get_device_name(fabric.device) if fabric.device.type == "cuda" else platform.processor()
+    device = torch.cuda.get_device_name(fabric.device) if fabric.device.type == "cuda" else _processor()
     facts = {
         "time": time.strftime("%Y-%m-%d %H:%M:%S%z"),
         "command": shlex.join(["tbsn", *sys.argv[1:]]),
@@ -82,8 +82,17 @@ def record_start(run: Path, fabric: Fabric) -> None:
         "python": platform.python_version(),
         "system": platform.platform(),
         "device": f"{fabric.device} {device}".strip(),
+        "precision": precision,
         "processes": fabric.world_size,
         "threads": torch.get_num_threads(),
     }
     with (run / "started.jsonl").open("a") as file:
         file.write(json.dumps(facts) + "\n")
+
+
+def _processor() -> str:
+    """The name of the processor; on Linux, where Python knows its architecture at most, as the system tells it."""
+    told = Path("/proc/cpuinfo")
+    lines = told.read_text().splitlines() if told.exists() else []
+    names = (line.partition(": ")[2] for line in lines if line.startswith("model name"))
+    return next(names, platform.processor())

@@ -23,7 +23,7 @@ from tbsn.settings import TeacherSettings
 from tbsn.teacher import BlindNetwork, as_numpy, of_network
 from tbsn.training import kept, losses
 from tbsn.training.data import Crops, Renoised, split
-from tbsn.training.fit import Loss, fit
+from tbsn.training.fit import Loss, fit, precision
 from tbsn.training.photos import Photos, cached_arrays, cached_folder, facts
 from tbsn.training.processes import made_by_first, record_start
 from tbsn.training.recipe import DistillRecipe, FitSettings, RenoiseRecipe, TrainRecipe
@@ -137,7 +137,7 @@ def _fit(
     crops, held_back = open_crops(cut, photos, recipe.fit, places)
     network = _new_network(recipe, start.init)
     if fabric.is_global_zero:
-        record_start(run, fabric)
+        record_start(run, fabric, precision(recipe.fit, fabric.device))
     sample = photos[0][:SAMPLE, :SAMPLE]
 
     def watch(step: int, averaged: Network) -> None:
@@ -212,7 +212,7 @@ def open_photos(source: Source, run: Path, channels: int, crop: int, other: Path
     if count := len(small) + photos.unusable:
         with skipped.open("w", errors="surrogateescape") as file:
             file.writelines(f"{reason}\n" for reason in itertools.chain(photos.skipped(), reasons))
-        print(f"{count} images cannot be used and are left out: see {skipped}", file=sys.stderr)
+        print(f"{count} images or folders cannot be used and are left out: see {skipped}", file=sys.stderr)
     return photos
 
 
