@@ -12,8 +12,9 @@ from conftest import EXAMPLES, tbsn
 from tbsn import images
 from tbsn.batch import denoise_file
 from tbsn.denoiser import Denoiser, load
+from tbsn.diagnose import diagnose
 from tbsn.scale import Scale, bits_used, full_depth, scale_of
-from tbsn.training.photos import with_channels
+from tbsn.training.photos import cached_arrays, cached_folder, with_channels
 
 
 @pytest.mark.parametrize(
@@ -48,13 +49,35 @@ def test_twelve_bits_in_a_file_of_sixteen_are_what_eight_are(tmp_path: Path) -> 
     assert twelve.max() <= 4095 and np.abs(eight / 255 - twelve / 4095).max() < 1 / 255
     levels = [json.loads((tmp_path / f"{name}.json").read_text())["noise"]["level"] for name in ("eight", "twelve")]
     assert np.allclose(*levels, rtol=0.02)
-    assert np.array_equal(with_channels("twelve", deep, 3), np.rint(deep * (65535 / 4095)))
+    assert np.array_equal(with_channels("twelve", deep, 3, {}), np.rint(deep * (65535 / 4095)))
+
+
+def test_the_files_of_a_folder_have_one_scale(tmp_path: Path) -> None:
+    """Of twelve bits, though a dark one needs no more than ten; measured and learned from alike, as files or arrays."""
+    light = np.rint(images.read(EXAMPLES / "01_14.png").pixels * (4095 / 255)).astype(np.uint16)
+    light[0, 0] = 4095
+    dark = light // 5
+    folder = tmp_path / "twelve"
+    folder.mkdir()
+    for name, pixels in (("a", dark), ("b", light)):
+        tifffile.imwrite(folder / f"{name}.tif", pixels, photometric="rgb")
+    (folder / "c.tif").write_bytes((folder / "b.tif").read_bytes()[:5000])
+    for photos in (cached_folder(folder, tmp_path / "f", 3), cached_arrays([dark, light], tmp_path / "a", 3)):
+        for found, true in zip(photos, (dark, light), strict=True):
+            assert np.array_equal(found, np.rint(true * (65535 / 4095)))
+    level, alone = (diagnose([where], lambda error: None).noise.per_image[0, 0] for where in (folder, folder / "a.tif"))
+    assert np.isclose(alone, 4 * level, rtol=0.02), "a file alone is all that is known of its camera"
+
+
+def test_dark_floats_stay_dark(tmp_path: Path) -> None:
+    dark = np.full((8, 8, 3), 0.05, np.float32)
+    assert np.allclose(cached_arrays([dark], tmp_path / "cache", 3)[0] / 65535, dark, atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [np.int16, np.uint32, np.int64])
 def test_wide_integers_train_as_they_are_denoised(dtype: type) -> None:
     photo = images.read(EXAMPLES / "01_14.png").pixels[:64, :64]
-    assert np.allclose(with_channels("wide", photo.astype(dtype), 3) / 65535, photo / 255, atol=1e-4)
+    assert np.allclose(with_channels("wide", photo.astype(dtype), 3, {}) / 65535, photo / 255, atol=1e-4)
 
 
 @pytest.mark.filterwarnings("error")

@@ -13,7 +13,7 @@ from tbsn.advice import CROPS, Advice, advise
 from tbsn.errors import InputError
 from tbsn.noise import LEVELS, METHOD, Noise, Survey, combine, survey
 from tbsn.noisy import noisy_images
-from tbsn.scale import full_depth
+from tbsn.scale import Bits, bits_of, full_depth
 
 MOST_IMAGES = 256
 CLIPPING = 0.01
@@ -63,9 +63,10 @@ def diagnose(inputs: Iterable[Path], failed: Callable[[InputError], None], chann
     for error in closed:
         failed(error)
     surveys: list[Survey] = []
+    bits = bits_of(chosen, channels)
     for path in chosen:
         try:
-            surveys.append(survey_file(path, channels))
+            surveys.append(survey_file(path, channels, bits))
         except InputError as error:
             if len(chosen) == 1:
                 raise
@@ -88,9 +89,9 @@ def pd_strides(folder: Path, channels: int = 3) -> tuple[int, int]:
     return advice.pd_train, advice.pd_inference
 
 
-def survey_file(path: Path, channels: int = 3) -> Survey:
-    """Measure one image file. Raises `InputError`."""
-    pixels = full_depth(images.read(path, channels).pixels)
+def survey_file(path: Path, channels: int, bits: Bits) -> Survey:
+    """Measure one image file, with the ``bits`` of all of them. Raises `InputError`."""
+    pixels = full_depth(images.read(path, channels).pixels, bits)
     if not np.issubdtype(pixels.dtype, np.integer):
         images.unit_range(path, pixels)
     if min(pixels.shape[:2]) < METHOD.patch:

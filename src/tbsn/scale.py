@@ -1,13 +1,21 @@
 """Which values of an image are black and white to a network, and the way back."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
+
+from tbsn.errors import InputError
+from tbsn.images import Photo, open_photo
 
 SAMPLES = 1e6
 FEWEST = 8  # bits
 OUTLIERS = 0.1  # per cent, at either end
+
+Bits = Mapping[np.dtype, int]
 
 
 @dataclass(frozen=True)
@@ -56,12 +64,45 @@ def bits_used(dtype: np.dtype, parts: Iterable[np.ndarray]) -> int:
     return bits + bits % 2 if whole > FEWEST else whole
 
 
-def full_depth(pixels: np.ndarray) -> np.ndarray:
-    """Integers (h, w, c), multiplied so that they use all the bits of their dtype; others as they are."""
+def common_bits(images: Iterable[tuple[np.dtype, Iterable[np.ndarray]]]) -> Bits:
+    """The `bits_used` by each integer dtype in all ``images``, given by their dtype and parts.
+
+    They are of one camera, and a dark one alone would seem to have fewer bits. No more is read than is needed to know.
+    """
+    bits: dict[np.dtype, int] = {}
+    for dtype, parts in images:
+        if dtype.kind != "f":
+            bits[dtype] = max(bits.get(dtype, 0), bits_used(dtype, parts))
+        if bits.get(np.dtype(np.uint16)) == 16:
+            break
+    return bits
+
+
+def bits_of(paths: Iterable[Path], channels: int) -> Bits:
+    """The `common_bits` of image files, as far as they can be read."""
+
+    def pixels(photo: Photo) -> Iterator[np.ndarray]:
+        with suppress(InputError):
+            yield photo.pixels
+
+    def images() -> Iterator[tuple[np.dtype, Iterator[np.ndarray]]]:
+        for path in paths:
+            with suppress(InputError, OSError):
+                photo = open_photo(path, channels)
+                yield photo.dtype, pixels(photo)
+
+    return common_bits(images())
+
+
+def full_depth(pixels: np.ndarray, bits: Bits = MappingProxyType({})) -> np.ndarray:
+    """Integers (h, w, c), multiplied so that they use all the bits of their dtype; others as they are.
+
+    ``bits`` is what `common_bits` found; by default, those that this image uses.
+    """
     if pixels.dtype.kind == "f":
         return pixels
-    top, most = np.iinfo(pixels.dtype).max, 2 ** bits_used(pixels.dtype, [pixels]) - 1
-    return pixels if most == top else np.rint(pixels * (top / most)).astype(pixels.dtype)
+    top, most = np.iinfo(pixels.dtype).max, 2 ** (bits.get(pixels.dtype) or bits_used(pixels.dtype, [pixels])) - 1
+    return pixels if most == top else np.rint(np.minimum(pixels, most) * (top / most)).astype(pixels.dtype)
 
 
 def scale_of(dtype: np.dtype, count: int, parts: Iterable[np.ndarray]) -> Scale:

@@ -15,9 +15,9 @@ from tbsn import images
 from tbsn.errors import InputError, unreadable, unwritable
 from tbsn.files import atomic
 from tbsn.noisy import noisy_images
-from tbsn.scale import full_depth
+from tbsn.scale import Bits, bits_of, common_bits, full_depth
 
-CACHE_VERSION = 3
+CACHE_VERSION = 4
 SECONDS_BETWEEN_SYNCS = 5.0
 ALIGNMENT = 16
 PIXELS, INDEX, TEXTS, FACTS = "pixels.bin", "index.bin", "texts.bin", "facts.json"
@@ -107,12 +107,13 @@ def cached_folder(folder: Path | Sequence[Path], cache: Path, channels: int, oth
         raise InputError(roots[0], "no images here", f"name a folder with {' '.join(images.SUFFIXES)} files, or a file")
 
     def decode(first: int) -> Iterator[tuple[str, np.ndarray | None]]:
+        bits = bits_of((path for path in stamped(lambda line: None) if isinstance(path, Path)), channels)
         for path in itertools.islice(stamped(after.update), first, None):
             if isinstance(path, InputError):
                 yield str(path), None
                 continue
             try:
-                yield str(path), with_channels(path, images.read(path, channels).pixels, channels)
+                yield str(path), with_channels(path, images.read(path, channels).pixels, channels, bits)
             except (InputError, OSError) as error:
                 yield str(error), None
 
@@ -122,7 +123,8 @@ def cached_folder(folder: Path | Sequence[Path], cache: Path, channels: int, oth
 def cached_arrays(arrays: Sequence[np.ndarray], cache: Path, channels: int, other: Path | None = None) -> Photos:
     """Arrays (h, w) or (h, w, c) of integers, or of floats in [0, 1], as `cached_folder` does files."""
     shaped = [array[..., None] if array.ndim == 2 else array for array in arrays]
-    decoded = [(f"image {i}", with_channels(f"image {i}", image, channels)) for i, image in enumerate(shaped)]
+    bits = common_bits((image.dtype, [image]) for image in shaped if image.dtype.kind in "iu")
+    decoded = [(f"image {i}", with_channels(f"image {i}", image, channels, bits)) for i, image in enumerate(shaped)]
     if not decoded:
         raise InputError("images", "there are none", "give at least one array")
     digest = hashlib.sha256(f"{CACHE_VERSION}".encode())
@@ -224,19 +226,22 @@ class _Writer:
         self._synced = time.monotonic()
 
 
-def with_channels(name: object, pixels: np.ndarray, channels: int) -> np.ndarray:
-    """Pixels (h, w, c) as uint8 or uint16 with this number of channels, grey repeated. Raises `InputError`."""
+def with_channels(name: object, pixels: np.ndarray, channels: int, bits: Bits) -> np.ndarray:
+    """Pixels (h, w, c) as uint8 or uint16 with this number of channels, grey repeated. Raises `InputError`.
+
+    ``bits`` are those that all images together use, see `full_depth`.
+    """
     if pixels.ndim != 3:
         raise InputError(name, f"has shape {pixels.shape}", "give (h, w) or (h, w, c)")
     if pixels.dtype.kind not in "iuf":
         raise InputError(name, f"is an array of {pixels.dtype}", "give integers or floats")
+    pixels = full_depth(pixels, bits)
     if pixels.dtype not in (np.uint8, np.uint16):
-        values = images.to_float(full_depth(pixels))
+        values = images.to_float(pixels)
         if not np.isfinite(values).all():
             raise InputError(name, "has NaN or infinite values", "replace them by finite ones")
         images.unit_range(name, values)
         pixels = images.from_float(values, np.dtype(np.uint16))
-    pixels = full_depth(pixels)
     if pixels.shape[2] == channels:
         return pixels
     if pixels.shape[2] == 1:
