@@ -106,7 +106,7 @@ def known(name: str, size: float, shape: tuple[int, ...], rng: np.random.Generat
 
 
 def verdict(name: str, noise: Noise) -> None:
-    advice = advise(noise.autocorrelation.mean(axis=0), noise.floor, 10**9, 256)
+    advice = advise(noise.autocorrelation.mean(axis=0), noise.floor, 10**9, 10**9, 256)
     clean = "clean" if noise.floor < INVISIBLE else "noisy"
     strides = f"{advice.pd_train} / {advice.pd_inference}" if advice.suits else "does not suit"
     print(f"| {name} | {255 * noise.floor:.2f} | {clean} | {strides} |", flush=True)

@@ -107,7 +107,7 @@ def test_clean_scenes_are_not_called_noisy() -> None:
     for pictures in ([scene(seed) for seed in range(4)], [np.full((64, 64, 3), 0.4)]):
         found = measured(pictures)
         assert found.floor < advice.INVISIBLE / 1.25 and np.isfinite(found.autocorrelation).all()
-        advised = advice.advise(found.autocorrelation.mean(axis=0), found.floor, 10**8, 256)
+        advised = advice.advise(found.autocorrelation.mean(axis=0), found.floor, 10**8, 10**8, 256)
         assert not advised.suits and "clean" in advised.sentences[0]
     rng = np.random.default_rng(0)
     noisy = measured([scene(seed) + 5 / 255 * rng.normal(size=(SIDE, SIDE, 3)) for seed in range(4)])
@@ -137,7 +137,7 @@ def test_widely_correlated_noise_is_refused() -> None:
     wide = np.exp(-(np.arange(-9, 10) ** 2) / (2 * 2.5**2))
     wide = np.outer(wide, wide) / np.linalg.norm(np.outer(wide, wide))
     found = measured([scene(seed) + 20 / 255 * blurred(rng.normal(size=(SIDE, SIDE, 3)), wide) for seed in range(6)])
-    advised = advice.advise(found.autocorrelation.mean(axis=0), found.floor, 10**8, 256)
+    advised = advice.advise(found.autocorrelation.mean(axis=0), found.floor, 10**8, 10**8, 256)
     assert advised.pd_train is None and not advised.suits and "BM3D" in advised.sentences[0]
 
 
@@ -180,13 +180,24 @@ def test_advice_follows_the_autocorrelation() -> None:
     assert advice.pd_strides(white) == (1, 1)
     wide = np.maximum(white, 0.25)
     assert advice.pd_strides(wide) is None
-    few = advice.advise(white, 0.1, 1000, 256)
+    few = advice.advise(white, 0.1, 1000, 1000, 256)
     assert not few.suits and "too few" in few.sentences[0]
-    good = advice.advise(white, 0.1, 10**8, 256)
+    good = advice.advise(white, 0.1, 10**8, 10**8, 256)
     assert good.suits and good.pd_train == 1 and "stride 1" in good.sentences[0]
     assert not any("network.channels" in one or "So few" in one for one in good.sentences)
-    other = advice.advise(white, 0.1, 10**8, 256, channels=5, measured=1).sentences
+    other = advice.advise(white, 0.1, 10**8, 10**8, 256, channels=5, measured=1).sentences
     assert sum("--set network.channels=5" in one for one in other) == 2 and "So few images" in other[-1]
+
+
+def test_the_time_grows_with_the_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    white = np.zeros((9, 9))
+    white[0, 0] = 1
+    monkeypatch.setattr(advice, "_cores", lambda: 2)
+    monkeypatch.setattr(advice.shutil, "which", lambda name: None)
+    few, many = (advice.advise(white, 0.1, pixels, 10**7, 256) for pixels in (10**7, 48 * 10**7))
+    assert few.minutes == many.minutes and few.preparation is not None
+    assert many.preparation == pytest.approx(48 * few.preparation) == pytest.approx(480 * advice.TARGET_SECONDS / 120)
+    assert "after 3 minutes" in few.sentences[-1] and "after 2.7 hours" in many.sentences[-1]
 
 
 def test_a_brightness_is_printed_if_any_channel_is_seen_there() -> None:

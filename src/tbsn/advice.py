@@ -14,6 +14,7 @@ STRIDE = 5
 INVISIBLE = 1.73 / 255
 TOO_FEW = 2_000_000
 CPU_MINUTES = 50
+TARGET_SECONDS = 40  # a million pixels, on one core
 MOST_CORES = 8
 CROPS = {"sidd": 640, "dnd": 480, "cpu": 160}
 
@@ -29,14 +30,15 @@ class Advice:
     """What to do.
 
     ``pd_train`` and ``pd_inference``: PD strides, 1 for no PD, None if no stride will do, or the images are clean.
-    ``recipe``: for `tbsn train`. ``minutes``: of training, None if not known. ``suits``: whether the method suits.
-    ``sentences``: it all in words.
+    ``recipe``: for `tbsn train`. ``minutes``: of training, None if not known, and of ``preparation``: the teacher's
+    targets, before a student is distilled. ``suits``: whether the method suits. ``sentences``: it all in words.
     """
 
     pd_train: int | None
     pd_inference: int | None
     recipe: str
     minutes: float | None
+    preparation: float | None
     suits: bool
     sentences: tuple[str, ...]
 
@@ -57,15 +59,22 @@ def pd_strides(autocorrelation: np.ndarray) -> tuple[int, int] | None:
 
 
 def advise(
-    autocorrelation: np.ndarray, floor: float, usable: int, side: int, channels: int = 3, measured: int = ENOUGH
+    autocorrelation: np.ndarray,
+    floor: float,
+    pixels: int,
+    usable: int,
+    side: int,
+    channels: int = 3,
+    measured: int = ENOUGH,
 ) -> Advice:
-    """Advice for noise of this autocorrelation and floor, on ``usable`` pixels, in images of at least ``side``.
+    """Advice for noise of this autocorrelation and floor, on ``pixels``, the ``usable`` in images of at least ``side``.
 
     ``channels`` is that of the images, and ``measured`` the number of those that were looked at.
     """
     clean = floor < INVISIBLE
     strides = pd_strides(autocorrelation)
     recipe, minutes = _recipe(side)
+    preparation = minutes and pixels / 1e6 * TARGET_SECONDS / 60 / _used_cores()
     reasons = []
     doubt = [SINGLE] if measured < ENOUGH else []
     if clean:
@@ -86,13 +95,16 @@ def advise(
             "default model: `tbsn denoise`."
         )
     if clean or strides is None:
-        return Advice(None, None, recipe, minutes, False, (*reasons, *doubt))
+        return Advice(None, None, recipe, minutes, preparation, False, (*reasons, *doubt))
     if reasons:
-        return Advice(*strides, recipe, minutes, False, (*reasons, *doubt))
-    return Advice(*strides, recipe, minutes, True, (*_plan(*strides, recipe, minutes, channels), *doubt))
+        return Advice(*strides, recipe, minutes, preparation, False, (*reasons, *doubt))
+    plan = _plan(*strides, recipe, minutes, preparation, channels)
+    return Advice(*strides, recipe, minutes, preparation, True, (*plan, *doubt))
 
 
-def _plan(train: int, inference: int, recipe: str, minutes: float | None, channels: int) -> list[str]:
+def _plan(
+    train: int, inference: int, recipe: str, minutes: float | None, preparation: float | None, channels: int
+) -> list[str]:
     if train == 1:
         why = "The noise is white already: train without PD (stride 1), and denoise without it; no detail is lost."
     else:
@@ -102,8 +114,9 @@ def _plan(train: int, inference: int, recipe: str, minutes: float | None, channe
         )
     time = (
         f"Training takes about {minutes:.0f} minutes on the {_cores()} cores here (twice that on a processor "
-        "without bfloat16), distilling the fast student about as long again."
-        if minutes
+        "without bfloat16), distilling the fast student about as long again, after "
+        f"{_spoken(preparation)} for what the teacher makes of all these pixels."
+        if minutes and preparation is not None
         else "Training takes 100,000 steps on the GPU: hours to a day."
     )
     network = "" if channels == 3 else f" --set network.channels={channels}"
@@ -125,4 +138,14 @@ def _recipe(side: int) -> tuple[str, float | None]:
     """The recipe whose crops fit into images of ``side`` pixels, and its minutes; the paper's recipes need a GPU."""
     if shutil.which("nvidia-smi") and side >= CROPS["dnd"]:
         return "sidd" if side >= CROPS["sidd"] else "dnd", None
-    return "cpu", CPU_MINUTES / min(_cores(), MOST_CORES)
+    return "cpu", CPU_MINUTES / _used_cores()
+
+
+def _used_cores() -> int:
+    return min(_cores(), MOST_CORES)
+
+
+def _spoken(minutes: float) -> str:
+    if minutes < 1.5:
+        return "a minute"
+    return f"{minutes:.0f} minutes" if minutes < 100 else f"{minutes / 60:.1f} hours"

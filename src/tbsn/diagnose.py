@@ -103,24 +103,31 @@ def survey_file(path: Path, channels: int, bits: Bits) -> Survey:
 def _conclude(surveys: list[Survey], found: int, chosen: int, closed: int) -> Diagnosis:
     noise = combine(surveys)
     share = found / chosen
+    sizes = [one.size[0] * one.size[1] for one in surveys]
+    pixels = round(share * sum(sizes))
     large = [one for one in surveys if min(one.size) >= CROPS["cpu"]]
     usable = round(share * sum(one.usable for one in large))
     side = min((min(one.size) for one in large), default=0)
-    pixels = [one.size[0] * one.size[1] for one in surveys]
     grids = [one.grid for one in surveys if one.grid]
     return Diagnosis(
         noise=noise,
         advice=advise(
-            noise.autocorrelation.mean(axis=0), noise.floor, usable, side, len(noise.level), measured=len(surveys)
+            noise.autocorrelation.mean(axis=0),
+            noise.floor,
+            pixels,
+            usable,
+            side,
+            len(noise.level),
+            measured=len(surveys),
         ),
         found=found,
         measured=len(surveys),
         failed=chosen - len(surveys) + closed,
-        pixels=round(share * sum(pixels)),
+        pixels=pixels,
         usable=usable,
         side=min(min(one.size) for one in surveys),
-        black=float(np.average([one.black for one in surveys], weights=pixels)),
-        white=float(np.average([one.white for one in surveys], weights=pixels)),
+        black=float(np.average([one.black for one in surveys], weights=sizes)),
+        white=float(np.average([one.white for one in surveys], weights=sizes)),
         jpeg=len(grids) / len(surveys),
         jpeg_strength=float(np.median(grids)) if grids else 0.0,
     )
