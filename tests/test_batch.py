@@ -80,6 +80,13 @@ def test_stacks_are_denoised_page_by_page(tmp_path: Path, dtype: type) -> None:
             np.testing.assert_allclose(after.asarray(), stack / 2, atol=0.5)
 
 
+def test_every_tile_is_a_step(tmp_path: Path) -> None:
+    steps: list[batch.Step] = []
+    save(tmp_path / "a.png", integers(100, 1700))
+    batch.denoise_file(replace(SAME, tiling=Tiling()), tmp_path / "a.png", tmp_path / "b.png", watch=steps.append)
+    assert [step.share for step in steps] == pytest.approx([1 / 3] * 3)
+
+
 @pytest.mark.parametrize("name", ["a.dng", "a.tif", "a.nrw", "standard-input"])
 def test_raw_is_developed_whatever_it_is_called(tmp_path: Path, name: str) -> None:
     negative(tmp_path / name)

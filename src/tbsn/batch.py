@@ -115,16 +115,22 @@ def denoise_file(
         rows, columns = middle((height, width))
         strength = denoise.strength_for(photo.rows()(rows.start, min(rows.stop, height))[:, columns], scale)
 
+    denoise = denoise.within(settings.memory, AT_ONCE * width)  # always, that an image always gives the same
+    share = 1 / (len(denoise.tiling.plan(height)) * len(denoise.tiling.plan(width)) * photo.pages)
+
+    def watched(tile: np.ndarray, note: str) -> np.ndarray:
+        denoised = denoise.function(tile)
+        watch(Step(share, pixels, note))
+        return denoised
+
     def parts() -> Iterator[np.ndarray]:
         rows = _checked(photo, settings)
         for number in range(photo.pages):
             page = partial(_shifted, rows, number * height)
             note = f"page {number + 1}/{photo.pages}" if photo.pages > 1 else ""
-            for part in denoise.stream(page, (height, width), scale, strength):
-                watch(Step(len(part) / height / photo.pages, pixels, note))
-                yield part
+            function = partial(watched, note=note)
+            yield from replace(denoise, function=function).stream(page, (height, width), scale, strength)
 
-    denoise = denoise.within(settings.memory, AT_ONCE * width)  # always, that an image always gives the same
     make_folder(target.parent)
     with ahead(parts(), AHEAD) as computed:
         write_rows(target, computed, photo.shape, photo.dtype, photo, settings.encoding)
