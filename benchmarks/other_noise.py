@@ -21,7 +21,6 @@ from skimage.restoration import denoise_nl_means
 import tbsn
 from tbsn import images, metrics
 
-SIDE = 256
 PHOTOS = (data.astronaut, data.chelsea, data.coffee)
 GREY = (data.camera, data.coins, data.brick)
 POLYU_SIGMAS = (3, 6, 10)
@@ -29,9 +28,8 @@ Pair = tuple[np.ndarray, np.ndarray]
 STRENGTHS = {"": 1.0, ", auto": None}  # of `tbsn denoise`: its default, and what is trusted
 
 
-def corner(image: np.ndarray) -> np.ndarray:
-    top, left = ((size - SIDE) // 2 for size in image.shape[:2])
-    values = images.to_float(image[top : top + SIDE, left : left + SIDE])
+def as_float(image: np.ndarray) -> np.ndarray:
+    values = images.to_float(image)
     return values if values.ndim == 3 else values[..., None]
 
 
@@ -93,7 +91,7 @@ def score(denoised: np.ndarray, clean: np.ndarray) -> float:
 
 def rows(polyu: Path | None, every: int) -> Iterator[tuple[str, list[Pair], tuple[float, ...]]]:
     for name, photos in (("colour", PHOTOS), ("grey", GREY)):
-        clean = [corner(photo()) for photo in photos]
+        clean = [as_float(photo()) for photo in photos]
         yield f"{name}, no noise", [(one, one) for one in clean], (2,)
         for kind, draw in KINDS.items():
             for sigma in (10, 25, 50):

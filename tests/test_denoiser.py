@@ -187,7 +187,7 @@ def test_no_more_is_taken_out_than_there_is_noise() -> None:
     clean = np.full((128, 128, 3), 0.5, np.float32)
     grainy = clean + np.float32(0.02) * random.standard_normal(clean.shape).astype(np.float32)
     assert denoiser.trusted(grainy, clean) == 1
-    assert denoiser.trusted(grainy, clean + 0.3) == pytest.approx(denoiser.TRUST * 0.02 / 0.3, rel=0.1)
+    assert denoiser.trusted(grainy, clean + 0.3) == pytest.approx((denoiser.TRUST * 0.02 / 0.3) ** 2, rel=0.1)
     assert denoiser.trusted(clean, clean) == 1 and denoiser.trusted(clean, clean + 0.1) < 0.01
 
 
