@@ -9,8 +9,8 @@ import torch
 from tbsn.network.files import build
 from tbsn.training import losses, runs
 from tbsn.training.data import Crops
+from tbsn.training.decoded import cached_folder
 from tbsn.training.fit import gradients
-from tbsn.training.photos import cached_folder
 from tbsn.training.processes import made_by_first, open_fabric
 from tbsn.training.recipe import TrainRecipe, load_recipe
 from tbsn.training.start import share

@@ -20,7 +20,8 @@ from tbsn.diagnose import diagnose
 from tbsn.errors import InputError
 from tbsn.images import raised
 from tbsn.noisy import noisy_images
-from tbsn.training.photos import cached, cached_folder
+from tbsn.training.decoded import cached_folder
+from tbsn.training.photos import cached
 
 
 class StoppedError(Exception):

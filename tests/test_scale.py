@@ -14,7 +14,7 @@ from tbsn.batch import denoise_file
 from tbsn.denoiser import Denoiser, load
 from tbsn.diagnose import diagnose
 from tbsn.scale import Scale, bits_used, full_depth, scale_of
-from tbsn.training.photos import cached_arrays, cached_folder, with_channels
+from tbsn.training.decoded import cached_arrays, cached_folder, with_channels
 
 
 @pytest.mark.parametrize(

@@ -21,9 +21,10 @@ from tbsn.network import TBSN, FastUNet, FastUNetConfig, TBSNConfig, UNet, UNetC
 from tbsn.network.files import build, load_network, save_network
 from tbsn.training import checkpoint, fit, kept, losses, runs
 from tbsn.training.data import Crops, Renoised, split
+from tbsn.training.decoded import cached_arrays, cached_folder
 from tbsn.training.fit import learning_rate
 from tbsn.training.noise_model import SAME, NoiseModel
-from tbsn.training.photos import cached_arrays, cached_folder, facts
+from tbsn.training.photos import facts
 from tbsn.training.recipe import DistillRecipe, FitSettings, PairSettings, RenoiseRecipe, TrainRecipe, load_recipe
 from tbsn.training.start import Start, open_run
 

@@ -1,7 +1,5 @@
 """Noisy images, decoded once into memory-mapped files: memory does not grow with their number."""
 
-import hashlib
-import itertools
 import json
 import os
 import time
@@ -11,13 +9,9 @@ from typing import Self
 
 import numpy as np
 
-from tbsn import images
-from tbsn.errors import InputError, unreadable, unwritable
+from tbsn.errors import InputError, unwritable
 from tbsn.files import atomic
-from tbsn.noisy import noisy_images
-from tbsn.scale import Bits, bits_of, common_bits, full_depth
 
-CACHE_VERSION = 4
 SECONDS_BETWEEN_SYNCS = 5.0
 ALIGNMENT = 16
 PIXELS, INDEX, TEXTS, FACTS = "pixels.bin", "index.bin", "texts.bin", "facts.json"
@@ -69,68 +63,6 @@ class Photos(Sequence[np.ndarray]):
         ends = self._entries["text_end"]
         text = self._texts[ends[number - 1] if number else 0 : ends[number]].tobytes()
         return text.decode("utf-8", "surrogateescape").rstrip("\n")
-
-
-def cached_folder(folder: Path | Sequence[Path], cache: Path, channels: int, other: Path | None = None) -> Photos:
-    """The `noisy_images` of a folder, searched recursively, or files; decoded again only if they have changed.
-
-    Grey images are repeated to reach the channels. Images that cannot be used are left out, see `Photos.skipped`, and
-    so is a folder that cannot be read, as one of them. A cache of the same images at ``other`` serves as well. The
-    folder may change meanwhile: what is not there any more is skipped, what is new is found by the next call. Raises
-    `InputError` if no image is found or can be used.
-    """
-
-    roots = [folder] if isinstance(folder, Path) else folder
-
-    def stamped(digest: Callable[[bytes], None]) -> Iterator[Path | InputError]:
-        failures: list[InputError] = []
-        for root, path in ((one, path) for one in roots for path in noisy_images([one], failures.append)):
-            try:
-                found = path.lstat() if os.path.islink(path) and not os.path.exists(path) else path.stat()
-            except FileNotFoundError:
-                continue
-            except OSError as error:
-                failures.append(unreadable(path, error))
-                continue
-            name = path.name if path == root else path.relative_to(root)
-            digest(f"{name} {found.st_size} {found.st_mtime_ns}\n".encode(errors="surrogateescape"))
-            yield path
-        for failure in failures:
-            digest(f"{failure}\n".encode(errors="surrogateescape"))
-            yield failure
-
-    def new_digest() -> "hashlib._Hash":
-        return hashlib.sha256(f"{CACHE_VERSION} {channels}\n".encode())
-
-    before, after = new_digest(), new_digest()
-    if not sum(1 for _ in stamped(before.update)):
-        raise InputError(roots[0], "no images here", f"name a folder with {' '.join(images.SUFFIXES)} files, or a file")
-
-    def decode(first: int) -> Iterator[tuple[str, np.ndarray | None]]:
-        bits = bits_of((path for path in stamped(lambda line: None) if isinstance(path, Path)), channels)
-        for path in itertools.islice(stamped(after.update), first, None):
-            if isinstance(path, InputError):
-                yield str(path), None
-                continue
-            try:
-                yield str(path), with_channels(path, images.read(path, channels).pixels, channels, bits)
-            except (InputError, OSError) as error:
-                yield str(error), None
-
-    return cached(decode, cache, before.hexdigest(), other, after.hexdigest)
-
-
-def cached_arrays(arrays: Sequence[np.ndarray], cache: Path, channels: int, other: Path | None = None) -> Photos:
-    """Arrays (h, w) or (h, w, c) of integers, or of floats in [0, 1], as `cached_folder` does files."""
-    shaped = [array[..., None] if array.ndim == 2 else array for array in arrays]
-    bits = common_bits((image.dtype, [image]) for image in shaped if image.dtype.kind in "iu")
-    decoded = [(f"image {i}", with_channels(f"image {i}", image, channels, bits)) for i, image in enumerate(shaped)]
-    if not decoded:
-        raise InputError("images", "there are none", "give at least one array")
-    digest = hashlib.sha256(f"{CACHE_VERSION}".encode())
-    for _, pixels in decoded:
-        digest.update(f"{pixels.shape} {pixels.dtype}".encode() + np.ascontiguousarray(pixels).tobytes())
-    return cached(lambda first: iter(decoded[first:]), cache, digest.hexdigest(), other)
 
 
 def cached(
@@ -224,30 +156,6 @@ class _Writer:
             self._files[name].flush()
             os.fsync(self._files[name].fileno())
         self._synced = time.monotonic()
-
-
-def with_channels(name: object, pixels: np.ndarray, channels: int, bits: Bits) -> np.ndarray:
-    """Pixels (h, w, c) as uint8 or uint16 with this number of channels, grey repeated. Raises `InputError`.
-
-    ``bits`` are those that all images together use, see `full_depth`.
-    """
-    if pixels.ndim != 3:
-        raise InputError(name, f"has shape {pixels.shape}", "give (h, w) or (h, w, c)")
-    if pixels.dtype.kind not in "iuf":
-        raise InputError(name, f"is an array of {pixels.dtype}", "give integers or floats")
-    pixels = full_depth(pixels, bits)
-    if pixels.dtype not in (np.uint8, np.uint16):
-        values = images.to_float(pixels)
-        if not np.isfinite(values).all():
-            raise InputError(name, "has NaN or infinite values", "replace them by finite ones")
-        images.unit_range(name, values)
-        pixels = images.from_float(values, np.dtype(np.uint16))
-    if pixels.shape[2] == channels:
-        return pixels
-    if pixels.shape[2] == 1:
-        return np.repeat(pixels, channels, axis=2)
-    remedy = f"--set network.channels={pixels.shape[2]}"
-    raise InputError(name, f"has {pixels.shape[2]} channels, the network {channels}", remedy)
 
 
 def _mapped(path: Path) -> np.ndarray:

@@ -23,8 +23,9 @@ from tbsn.settings import TeacherSettings
 from tbsn.teacher import BlindNetwork, as_numpy, of_network
 from tbsn.training import kept, losses
 from tbsn.training.data import Crops, Renoised, split
+from tbsn.training.decoded import cached_arrays, cached_folder
 from tbsn.training.fit import Loss, fit, precision
-from tbsn.training.photos import Photos, cached_arrays, cached_folder, facts
+from tbsn.training.photos import Photos, facts
 from tbsn.training.processes import made_by_first, record_start
 from tbsn.training.recipe import DistillRecipe, FitSettings, RenoiseRecipe, TrainRecipe
 from tbsn.training.start import Recipe, Start, at_work, changes

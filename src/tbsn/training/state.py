@@ -1,0 +1,138 @@
+"""All that training changes: what a checkpoint holds, and what is written of it."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+from torch.optim import AdamW
+
+from tbsn.errors import DivergedError, unwritable
+from tbsn.network.files import MODEL, Network, build, save_network
+from tbsn.training import checkpoint, log
+from tbsn.training.recipe import FitSettings
+
+Watch = Callable[[int, Network], None]
+Score = Callable[[Network], float]
+
+LOWER = "the same command with a lower --set fit.lr=... and --accept-changes goes on from the last checkpoint"
+
+
+class State:
+    """All that training changes, and a checkpoint holds: weights, their average, the optimizer, the step, the clock.
+
+    And the average that had the least ``score`` at a checkpoint, if there is a score to choose by.
+    """
+
+    def __init__(
+        self, network: Network, settings: FitSettings, run: Path, fabric: Fabric, score: Score | None = None
+    ) -> None:
+        self.network, self.settings, self.run, self.fabric, self.score = network, settings, run, fabric, score
+        average = {name: value.clone() for name, value in network.state_dict().items()}
+        optimizer = AdamW(network.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
+        self.step, self.seconds = 0, 0.0
+        if found := checkpoint.load(run):
+            network.load_state_dict(found["network"])
+            optimizer.load_state_dict(found["optimizer"])
+            average, self.step, self.seconds = found["average"], found["step"], found["seconds"]
+        if fabric.is_global_zero:
+            log.go_on(run, self.step)
+        self.errors: list[BaseException] = []
+        network.train()
+        self.model, self.optimizer = fabric.setup(network, optimizer)
+        self.average = {name: value.to(fabric.device) for name, value in average.items()}
+        # Scored again, as the images that are held back may have changed since.
+        self.chosen = found.get("chosen") if found and score else None
+        self.least = score(self.of(self.chosen)) if score and self.chosen else math.inf
+
+    @property
+    def lr(self) -> float:
+        return self.optimizer.param_groups[0]["lr"]
+
+    def set_learning_rate(self, lr: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+
+    @torch.no_grad()
+    def advance(self) -> None:
+        """One step of the optimizer by the gradients at hand, and of the average."""
+        if self.settings.clip:
+            self.fabric.clip_gradients(
+                self.model, self.optimizer, max_norm=self.settings.clip, error_if_nonfinite=False
+            )
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.step += 1
+        # Early on the average forgets faster: the first weights are random.
+        weight = 1 - min(self.settings.ema, (1 + self.step) / (10 + self.step))
+        for name, value in self.network.state_dict().items():
+            self.average[name].lerp_(value, weight)
+
+    def of(self, weights: dict[str, Tensor]) -> Network:
+        """The network with these weights, on the CPU, for inference."""
+        network = build(self.network.config)
+        network.load_state_dict(weights)
+        return network.eval()
+
+    def result(self) -> Network:
+        """What has been learned so far: the chosen network, or the averaged one if there was nothing to choose by."""
+        return self.of(self.chosen or self.average)
+
+    def choose(self) -> None:
+        """Keep the average of now if it has the least score so far."""
+        if not self.score:
+            return
+        score = self.score(self.of(self.average))
+        self.log(held_back=score)
+        if score < self.least:
+            self.least, self.chosen = score, {name: value.cpu().clone() for name, value in self.average.items()}
+
+    def finished(self) -> Network:
+        """The result, in its file too, whenever the process that wrote the last checkpoint ended."""
+        if self.fabric.is_global_zero:
+            save_network(self.run / MODEL, self.result())
+        return self.result()
+
+    def save(self, watch: Watch | None, choose: bool = True) -> None:
+        """Write the checkpoint and the model that is the result so far; from the first process only."""
+        if not all(value.isfinite().all() for value in self.network.state_dict().values()):
+            raise DivergedError(self.run, f"the weights are not finite at step {self.step}", LOWER)
+        if not self.fabric.is_global_zero:
+            return
+        if choose:
+            self.choose()
+        parts = {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict()}
+        facts = {"average": self.average, "chosen": self.chosen, "step": self.step, "seconds": self.seconds}
+        try:
+            checkpoint.save(self.run, parts | facts)
+            save_network(self.run / MODEL, self.result())
+            if watch:
+                watch(self.step, self.of(self.average))
+        except OSError as error:
+            reason = f"the checkpoint of step {self.step} cannot be written"
+            remedy = "make room there; the same command goes on from the one before"
+            raise unwritable(self.run, error, remedy, reason) from error
+
+    def log(self, **values: float) -> None:
+        """Write a line to the log; from the first process only. A loss that is not finite ends all of them."""
+        loss = values.get("loss", 0.0)
+        if not math.isfinite(loss):
+            raise DivergedError(self.run, f"the loss is {loss} at step {self.step}", LOWER)
+        if not self.fabric.is_global_zero:
+            return
+        try:
+            for error in self.errors:
+                raise error
+            log.append(self.run, self.step, values)
+            self._log_to_tensorboard(values)
+        except OSError as error:
+            remedy = "make room there; the same command goes on from the last checkpoint"
+            raise unwritable(self.run, error, remedy, "the log cannot be written") from error
+
+    def _log_to_tensorboard(self, values: dict[str, float]) -> None:
+        try:
+            self.fabric.log_dict(values, self.step)
+        except ValueError as error:  # whatever goes wrong with a logger of Fabric
+            raise error.__cause__ or error from None
