@@ -181,9 +181,9 @@ def test_files_are_given_to_none_but_who_knows_their_names(server: Server) -> No
 
 def test_a_large_photo_shows_how_far_it_has_come(server: Server, tmp_path: Path) -> None:
     photo = save(tmp_path / "a.jpg", np.random.default_rng(0).integers(0, 255, (2000, 2000, 3), np.uint8), Q=20)
-    with server.open("first"):
-        server.send(photo, "first")
-        answer = server.ask("GET", "/gradio_api/queue/data?session_hash=first")[1]
+    with server.open("large"):
+        server.send(photo, "large")
+        answer = server.ask("GET", "/gradio_api/queue/data?session_hash=large")[1]
     messages = [json.loads(line.removeprefix("data: ")) for line in answer.splitlines() if line.startswith("data: ")]
     shares = [each["progress_data"][0]["progress"] for each in messages if each["msg"] == "progress"]
     assert shares == sorted(shares) and 0 < shares[0] < 1
