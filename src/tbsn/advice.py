@@ -94,12 +94,9 @@ def advise(
             f"{TOO_FEW / 1e6:.0f} million a network learns them by heart. Add images of the same camera, or use the "
             "default model: `tbsn denoise`."
         )
-    if clean or strides is None:
-        return Advice(None, None, recipe, minutes, preparation, False, (*reasons, *doubt))
-    if reasons:
-        return Advice(*strides, recipe, minutes, preparation, False, (*reasons, *doubt))
-    plan = _plan(*strides, recipe, minutes, preparation, channels)
-    return Advice(*strides, recipe, minutes, preparation, True, (*plan, *doubt))
+    sentences = reasons if reasons or strides is None else _plan(*strides, recipe, minutes, preparation, channels)
+    train, inference = (None, None) if clean or strides is None else strides
+    return Advice(train, inference, recipe, minutes, preparation, not reasons, (*sentences, *doubt))
 
 
 def _plan(
