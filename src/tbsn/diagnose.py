@@ -12,8 +12,8 @@ from tbsn import images
 from tbsn.advice import CROPS, Advice, advise
 from tbsn.errors import InputError
 from tbsn.noise import LEVELS, METHOD, Noise, Survey, combine, survey
-from tbsn.noisy import noisy_images
-from tbsn.scale import Bits, bits_of, full_depth
+from tbsn.noisy import bits_of, noisy_images
+from tbsn.scale import Bits, full_depth
 
 MOST_IMAGES = 256
 CLIPPING = 0.01

@@ -1,15 +1,10 @@
 """Which values of an image are black and white to a network, and the way back."""
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
-
-from tbsn.errors import InputError
-from tbsn.images import Photo, open_photo
 
 SAMPLES = 1e6
 FEWEST = 8  # bits
@@ -76,22 +71,6 @@ def common_bits(images: Iterable[tuple[np.dtype, Iterable[np.ndarray]]]) -> Bits
         if bits.get(np.dtype(np.uint16)) == 16:
             break
     return bits
-
-
-def bits_of(paths: Iterable[Path], channels: int) -> Bits:
-    """The `common_bits` of image files, as far as they can be read."""
-
-    def pixels(photo: Photo) -> Iterator[np.ndarray]:
-        with suppress(InputError):
-            yield photo.pixels
-
-    def images() -> Iterator[tuple[np.dtype, Iterator[np.ndarray]]]:
-        for path in paths:
-            with suppress(InputError, OSError):
-                photo = open_photo(path, channels)
-                yield photo.dtype, pixels(photo)
-
-    return common_bits(images())
 
 
 def full_depth(pixels: np.ndarray, bits: Bits = MappingProxyType({})) -> np.ndarray:

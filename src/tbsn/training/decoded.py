@@ -10,8 +10,8 @@ import numpy as np
 
 from tbsn import images
 from tbsn.errors import InputError, unreadable
-from tbsn.noisy import noisy_images
-from tbsn.scale import Bits, bits_of, common_bits, full_depth
+from tbsn.noisy import bits_of, noisy_images
+from tbsn.scale import Bits, common_bits, full_depth
 from tbsn.training.photos import Photos, cached
 
 CACHE_VERSION = 4
