@@ -18,7 +18,7 @@ from tbsn.tiles import Rows, Tiling, reflected, stream, tiled
 
 PRETRAINED = Path(__file__).parent / "pretrained"
 DEFAULT = "default"
-TRUST = 1.2
+TRUST = 1.5
 MIDDLE = 512
 STILL = 2
 GRID = 64
