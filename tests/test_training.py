@@ -52,7 +52,9 @@ def test_images_left_out_are_counted_and_listed(
     save(blocks / "small.png", np.zeros((100, 300, 3), np.uint8))
     recipe = load_recipe(TrainRecipe, "cpu", [*TINY, *SHORT, "fit.steps=1"])
     runs.train(blocks, tmp_path / "run", recipe, Start("cpu"))
-    assert "2 images or folders cannot be used and are left out" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    count = len(list(blocks.iterdir()))
+    assert f"image {count}/{count}" in said and "2 images or folders cannot be used and are left out" in said
     broken, small = (tmp_path / "run" / "skipped.txt").read_text().splitlines()
     assert broken.startswith(str(blocks / "broken.png"))
     assert small.endswith("small.png: is 300x100, under the crop of 160")

@@ -11,6 +11,7 @@ import numpy as np
 from tbsn import images
 from tbsn.errors import InputError, unreadable
 from tbsn.noisy import bits_of, noisy_images
+from tbsn.progress import progress
 from tbsn.scale import Bits, common_bits, full_depth
 from tbsn.training.photos import Photos, cached
 
@@ -49,19 +50,24 @@ def cached_folder(folder: Path | Sequence[Path], cache: Path, channels: int, oth
         return hashlib.sha256(f"{CACHE_VERSION} {channels}\n".encode())
 
     before, after = new_digest(), new_digest()
-    if not sum(1 for _ in stamped(before.update)):
+    total = sum(1 for _ in stamped(before.update))
+    if not total:
         raise InputError(roots[0], "no images here", f"name a folder with {' '.join(images.SUFFIXES)} files, or a file")
 
     def decode(first: int) -> Iterator[tuple[str, np.ndarray | None]]:
         bits = bits_of((path for path in stamped(lambda line: None) if isinstance(path, Path)), channels)
-        for path in itertools.islice(stamped(after.update), first, None):
-            if isinstance(path, InputError):
-                yield str(path), None
-                continue
-            try:
-                yield str(path), with_channels(path, images.read(path, channels).pixels, channels, bits)
-            except (InputError, OSError) as error:
-                yield str(error), None
+        with progress("image", total, first) as report:
+            for number, path in enumerate(itertools.islice(stamped(after.update), first, None), first + 1):
+                yield one(path, bits)
+                report(number, "")
+
+    def one(path: Path | InputError, bits: Bits) -> tuple[str, np.ndarray | None]:
+        if isinstance(path, InputError):
+            return str(path), None
+        try:
+            return str(path), with_channels(path, images.read(path, channels).pixels, channels, bits)
+        except (InputError, OSError) as error:
+            return str(error), None
 
     return cached(decode, cache, before.hexdigest(), other, after.hexdigest)
 
