@@ -1,28 +1,39 @@
 """One question, its answers trained at an equal budget, over seeds: which parts of the network, which PD stride, ...
 
+An answer is a few settings, another way to cut crops, or another loss. Those of `size`, `crops`
+and `loss` are to be compared with the first of `training`.
+
     python benchmarks/ablation.py train FOLDER RUNS attention --seeds 3
     python benchmarks/ablation.py score RUNS NOISY CLEAN attention --every 4
 
-``train`` trains each answer for each seed as `tbsn train` does, by the recipe ``cpu`` and BUDGET; ``--share 1/2`` and
+``train`` trains each answer for each seed, by the recipe ``cpu`` and BUDGET; ``--share 1/2`` and
 ``2/2`` are for two processes side by side. ``score`` prints the mean PSNR of one PD pass with its standard deviation
 over the seeds. What is done is kept, so that both go on where they were stopped.
 """
 
 import json
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 import typer
+from torch import Tensor, nn
+from torch.nn import functional as F
 
-from tbsn import metrics
+from tbsn import images, metrics
 from tbsn.evaluation.pairs import evaluate, find_pairs
-from tbsn.network.files import load_network, parameters
+from tbsn.network.files import Network, build, load_network, parameters
+from tbsn.network.phases import pd
 from tbsn.settings import TeacherSettings
 from tbsn.teacher import numpy_denoiser
-from tbsn.training import runs
+from tbsn.training import losses, runs
+from tbsn.training.data import Crops
+from tbsn.training.fit import Loss, fit
 from tbsn.training.recipe import TrainRecipe, load_recipe
+from tbsn.training.start import Start, at_work
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -44,10 +55,87 @@ QUESTIONS = {
         "no averaged weights": "fit.ema=0",
         "a third of the learning rate": "fit.lr=3.3e-4",
         "the learning rate falls": "fit.milestones=[0.5,0.8] fit.gamma=0.1",
+        "no weight decay": "fit.weight_decay=0",
         "batches of 16, a quarter of the steps": "fit.batch=16 fit.steps=450 fit.checkpoint_every=150",
         "batches of 1, four times the steps": "fit.batch=1 fit.steps=7200 fit.checkpoint_every=2400",
     },
+    "size": {
+        "width 36, 1 block": "network.width=36 network.group_channels=36 network.blocks=[1,1,1] network.refinement=1",
+        "width 16, 4 blocks": "network.width=16 network.group_channels=16 network.blocks=[4,4,4] network.refinement=4",
+        "groups of 12 channels": "network.group_channels=12",
+    },
+    "crops": {
+        "channels in any order": "",
+        "brighter and darker": "",
+        "PD-3 to PD-6": "fit.crop=192",
+        "all 25 sub-images of a crop": "fit.batch=25 fit.steps=288 fit.checkpoint_every=96",
+    },
+    "loss": {"Charbonnier": "", "squared": "", "likelihood": "network.channels=6"},
 }
+
+
+class Permuted(Crops):
+    """The channels in any order."""
+
+    def _cut(self, index: int, random: np.random.Generator) -> list[np.ndarray]:
+        order = random.permutation(3)
+        return [crop[..., order] for crop in super()._cut(index, random)]
+
+
+class Brightened(Crops):
+    """Half a stop brighter or darker, the noise too."""
+
+    def _cut(self, index: int, random: np.random.Generator) -> list[np.ndarray]:
+        gain = np.float32(2 ** random.uniform(-0.5, 0.5))
+        return [gain * crop for crop in super()._cut(index, random)]
+
+
+class MixedStrides(Crops):
+    """A sub-image of 32x32 by a PD stride from 3 to 6."""
+
+    def _cut(self, index: int, random: np.random.Generator) -> list[np.ndarray]:
+        stride = int(random.integers(3, 7))
+        where = self._place(index, 32 * stride, random)
+        return [images.to_float(photos[index][where][::stride, ::stride]) for photos in self.stacks]
+
+
+class AllSubImages(Crops):
+    """All sub-images of one crop: the batch must be as large as they are many."""
+
+    def __init__(self, stacks: Any, *, places: Sequence[int], stride: int, **settings: Any) -> None:
+        super().__init__(stacks, places=places[:1], **settings)
+        self.pd = stride
+
+    def __getitem__(self, step: int) -> tuple[Tensor, ...]:  # type: ignore[override]
+        return tuple(pd(whole, self.pd) for whole in super().__getitem__(step))
+
+
+def charbonnier(model: nn.Module, batch: Sequence[Tensor]) -> Tensor:
+    """``sqrt(d² + (1/255)²)``."""
+    (noisy,) = batch
+    return ((model(noisy) - noisy).square() + (1 / 255) ** 2).sqrt().mean()
+
+
+def squared(model: nn.Module, batch: Sequence[Tensor]) -> Tensor:
+    """``d²``."""
+    (noisy,) = batch
+    return F.mse_loss(model(noisy), noisy)
+
+
+def likelihood(model: nn.Module, batch: Sequence[Tensor]) -> Tensor:
+    """Of a Laplace distribution; its mean and an eighth of its scale's logarithm are the output, so of six channels."""
+    (noisy,) = batch
+    mean, eighth = model(torch.cat([noisy, noisy], dim=1)).chunk(2, dim=1)
+    return ((mean - noisy).abs() * (-8 * eighth).exp() + 8 * eighth).mean()
+
+
+CROPS: dict[str, type[Crops]] = {
+    "channels in any order": Permuted,
+    "brighter and darker": Brightened,
+    "PD-3 to PD-6": MixedStrides,
+    "all 25 sub-images of a crop": AllSubImages,
+}
+LOSSES: dict[str, Loss] = {"Charbonnier": charbonnier, "squared": squared, "likelihood": likelihood}
 
 Question = Annotated[str, typer.Argument(help=f"One of {', '.join(QUESTIONS)}.")]
 Seeds = Annotated[int, typer.Option(help="Number of seeds.")]
@@ -67,7 +155,14 @@ def train(
     todo = [(seed, *answer) for seed in range(seeds) for answer in QUESTIONS[question].items()]
     for seed, answer, settings in todo[part - 1 :: parts]:
         recipe = load_recipe(TrainRecipe, "cpu", [*BUDGET, *settings.split(), f"fit.seed={seed}"])
-        runs.train(folder, output / question / answer / f"seed-{seed}", recipe, runs.Start(device="cpu"))
+        run = output / question / answer / f"seed-{seed}"
+        with at_work(run, recipe, Start("cpu"), dict) as (fabric, places):
+            photos = runs.open_photos(folder, run, 3, recipe.fit.crop)
+            cut = partial(CROPS.get(answer, Crops), [photos], stride=recipe.pd)
+            crops, held_back = runs.open_crops(cut, photos, recipe.fit, places)
+            torch.manual_seed(seed)
+            network = build(recipe.network)
+            fit(network, LOSSES.get(answer, losses.blind_spot), crops, recipe.fit, run, fabric, held_back=held_back)
 
 
 @app.command()
@@ -85,7 +180,7 @@ def score(
     for answer in QUESTIONS[question]:
         scores, speeds, losses, size = [], [], [], 0
         for run in (output / question / answer / f"seed-{seed}" for seed in range(seeds)):
-            network, kept = load_network(run), run / f"psnr-{len(pairs)}.json"
+            network, kept = _of_three_channels(load_network(run)), run / f"psnr-{len(pairs)}.json"
             size = parameters(network)
             if not kept.exists():
                 denoise = numpy_denoiser(network, TeacherSettings(passes=0), answer)
@@ -97,6 +192,18 @@ def score(
             speeds.append(np.median([entry["steps_per_second"] for entry in log if "steps_per_second" in entry]))
         values = f"{np.mean(speeds):.2f} | {np.mean(losses):.5f} | {_spread(scores)}"
         print(f"| {answer} | {size:,} | {values} |", flush=True)
+
+
+def _of_three_channels(network: Network) -> Network:
+    """The mean alone of a network that was trained by `likelihood`."""
+    if network.config.channels == 3:
+        return network
+    weights = network.state_dict()
+    weights["embed.weight"] = weights["embed.weight"][:, :3] + weights["embed.weight"][:, 3:]
+    weights["output.weight"] = weights["output.weight"][:3]
+    of_three = build(network.config.model_copy(update={"channels": 3}))
+    of_three.load_state_dict(weights)
+    return of_three.eval()
 
 
 def _spread(values: list[float]) -> str:
