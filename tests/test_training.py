@@ -422,6 +422,8 @@ def test_what_cannot_be_trained_on_is_named(folder: Path, tmp_path: Path) -> Non
     save_network(tmp_path / "grey.safetensors", build(TBSNConfig(channels=1)))
     with pytest.raises(InputError, match="has 1 channels, the student 3"):
         runs.distill(folder, [tmp_path / "grey.safetensors"], tmp_path / "d", distilled, Start())
+    with pytest.raises(InputError, match="teacher: has 3 channels, the student 1"):  # the package's, by its name
+        runs.distill(folder, [Path("teacher")], tmp_path / "d", DistillRecipe(network=UNetConfig(channels=1)), Start())
     with pytest.raises(InputError, match="instead of PD"):
         load_recipe(TrainRecipe, "hole", []).with_pd(5)
     with pytest.raises(InputError, match=r"network\.pd=1"):

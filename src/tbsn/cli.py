@@ -153,7 +153,7 @@ def train(
 @app.command()
 def distill(
     folder: Noisy,
-    teacher: Annotated[list[Path], typer.Option(help="Run or model file of a trained blind-spot network; repeatable.")],
+    teacher: Annotated[list[Path], typer.Option(help="Blind-spot network: run, file or `teacher`; repeatable.")],
     output: Run = Path("runs/student"),
     recipe: Annotated[str, typer.Option(help="distill, distill-cpu, or a YAML file.")] = "distill-cpu",
     set_: Overrides = [],  # noqa: B006 (Typer copies it)

@@ -117,11 +117,11 @@ def _student(model: str | Path) -> Student:
 
 
 def _blind_network(path: Path, channels: int) -> BlindNetwork:
-    network = load_network(path)
+    network = load_network(find(path))
     if (found := network.config.channels) != channels:
         raise InputError(path, f"has {found} channels, the student {channels}", f"--set network.channels={found}")
     if isinstance(network, Student):
-        raise InputError(path, "is a student, not a blind-spot network", "name the run of `tbsn train`")
+        raise InputError(path, "is a student, not a blind-spot network", "name the run of `tbsn train`, or `teacher`")
     return network
 
 
