@@ -26,9 +26,7 @@ from tbsn import batch, images, session
 from tbsn.denoiser import Denoiser
 from tbsn.errors import NoRoomError
 from tbsn.plan import Job
-from tbsn.tiles import Tiling
-
-SAME = Denoiser(lambda image: image, 3, "identity", tiling=Tiling(96, 16, 8))
+from test_one_file import SAME, integers
 
 
 def test_standard_input_goes_to_standard_output_in_its_format(tmp_path: Path, photo: Path) -> None:
