@@ -61,7 +61,7 @@ def test_depths_agree(small: tuple[UNet, Path]) -> None:
 
 def test_tiled_equals_whole() -> None:
     photo = images.read(EXAMPLES / "pepper.png").pixels
-    model = tbsn.load()
+    model = tbsn.load(strength=1)
     tiled = model(photo).astype(int)
     whole = images.from_float(model.function(images.to_float(photo)), np.dtype(np.uint8))
     assert photo.shape[0] > Tiling().size  # or there would be one tile alone
@@ -180,15 +180,6 @@ def test_strength_goes_from_the_image_to_the_denoised_one(small: tuple[UNet, Pat
     for wrong in (-0.1, 1.5, float("nan")):
         with pytest.raises(InputError, match="not from 0 to 1"):
             tbsn.load(small[1], strength=wrong)
-
-
-def test_no_more_is_taken_out_than_there_is_noise() -> None:
-    random = np.random.default_rng(0)
-    clean = np.full((128, 128, 3), 0.5, np.float32)
-    grainy = clean + np.float32(0.02) * random.standard_normal(clean.shape).astype(np.float32)
-    assert denoiser.trusted(grainy, clean) == 1
-    assert denoiser.trusted(grainy, clean + 0.3) == pytest.approx((denoiser.TRUST * 0.02 / 0.3) ** 2, rel=0.1)
-    assert denoiser.trusted(clean, clean) == 1 and denoiser.trusted(clean, clean + 0.1) < 0.01
 
 
 @pytest.mark.parametrize("value", [0, 128, 255])

@@ -16,7 +16,7 @@ from typing import Any, Literal, Self
 
 import numpy as np
 
-from tbsn.denoiser import Denoiser, middle
+from tbsn.denoiser import Denoiser
 from tbsn.encoding import Encoding, check_holds, write_rows
 from tbsn.errors import InputError, NoRoomError, Stopped, UnexpectedError
 from tbsn.files import make_folder
@@ -109,12 +109,9 @@ def denoise_file(
             source, f"has {channels} channels, the model {denoise.channels}", "train a model on such images"
         )
     check_holds(target, photo.dtype, channels, photo.pages, photo.alpha)
-    pixels, strength = height * width * photo.pages, denoise.strength
+    pixels = height * width * photo.pages
     scale = scale_of(photo.dtype, pixels * channels, _strips(photo, settings))
-    if strength is None:
-        rows, columns = middle((height, width))
-        strength = denoise.strength_for(photo.rows()(rows.start, min(rows.stop, height))[:, columns], scale)
-
+    trust = denoise.trust_for(photo.rows(), (height, width), scale)
     denoise = denoise.within(settings.memory, AT_ONCE * width)  # always, that an image always gives the same
     share = 1 / (len(denoise.tiling.plan(height)) * len(denoise.tiling.plan(width)) * photo.pages)
 
@@ -129,7 +126,7 @@ def denoise_file(
             page = partial(_shifted, rows, number * height)
             note = f"page {number + 1}/{photo.pages}" if photo.pages > 1 else ""
             function = partial(watched, note=note)
-            yield from replace(denoise, function=function).stream(page, (height, width), scale, strength)
+            yield from replace(denoise, function=function).stream(page, (height, width), scale, trust)
 
     make_folder(target.parent)
     with ahead(parts(), AHEAD) as computed:

@@ -10,16 +10,15 @@ import numpy as np
 
 from tbsn.errors import InputError
 from tbsn.images import check_values
-from tbsn.noise import METHOD, combine, survey
 from tbsn.runtime import AUTO, CPU, PIXEL_BYTES, open_student
 from tbsn.scale import Scale, scale_of
 from tbsn.settings import TeacherSettings
 from tbsn.tiles import Rows, Tiling, reflected, stream, tiled
+from tbsn.trust import Trust, measure
 
 PRETRAINED = Path(__file__).parent / "pretrained"
 DEFAULT = "default"
-TRUST = 1.5
-MIDDLE = 512
+SAMPLE = 192
 STILL = 2
 GRID = 64
 ROW_BYTES = 60  # of each pixel in a row of tiles: the image, the change, the result
@@ -34,9 +33,9 @@ class Denoiser:
 
     ``function`` maps float32 (h, w, c) in [0, 1] to the same; ``channels`` is the c it needs. Grey images pass through
     a colour model as three equal channels. ``strength`` is how much of what the function takes out is taken, from 0 to
-    1; None is as much as there can be noise, see `trusted`. Large images go through in the tiles of ``tiling``, each
-    pixel of which takes about ``pixel_bytes`` of memory; ``local`` says that what is beyond a tile does not matter, so
-    that they may be smaller.
+    1; None is as much as can be noise, place by place, see `tbsn.trust`. Large images go through in the tiles of
+    ``tiling``, each pixel of which takes about ``pixel_bytes`` of memory; ``local`` says that what is beyond a tile
+    does not matter, so that they may be smaller.
     """
 
     function: Callable[[np.ndarray], np.ndarray]
@@ -62,26 +61,33 @@ class Denoiser:
             raise InputError("image", f"has shape {image.shape}", f"give (h, w), (h, w, 1) or (h, w, {self.channels})")
         check_values("image", pixels)
         size, scale = pixels.shape[:2], scale_of(pixels.dtype, pixels.size, [pixels])
-        strength = self.strength_for(pixels[middle(size)], scale)
-        parts = self.stream(lambda top, bottom: pixels[top:bottom], size, scale, strength)
+
+        def rows(top: int, bottom: int) -> np.ndarray:
+            return pixels[top:bottom]
+
+        parts = self.stream(rows, size, scale, self.trust_for(rows, size, scale))
         return np.concatenate(list(parts), dtype=image.dtype).reshape(image.shape)
 
     def map(self, images: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         """Denoise images of a list or a generator one after another, each when it is asked for."""
         return map(self, images)
 
-    def stream(self, rows: Rows, size: tuple[int, int], scale: Scale, strength: float) -> Iterator[np.ndarray]:
+    def stream(self, rows: Rows, size: tuple[int, int], scale: Scale, trust: Trust | None) -> Iterator[np.ndarray]:
         """The denoised rows of an image of ``size`` (height, width), as its ``rows`` (see `tbsn.tiles.stream`) come."""
-        change = partial(self._change, scale=scale)
+        change = partial(self._change, scale=scale, trust=trust)
+        strength = np.float32(1 if self.strength is None else self.strength)
         for noisy, changed in stream(change, rows, size, self.tiling):
-            yield scale.changed(noisy, np.float32(strength) * changed)
+            yield scale.changed(noisy, strength * changed)
 
-    def strength_for(self, part: np.ndarray, scale: Scale) -> float:
-        """``strength``, or what is `trusted` in this part (h, w, c) of the image if there is none."""
+    def trust_for(self, rows: Rows, size: tuple[int, int], scale: Scale) -> Trust | None:
+        """What can be noise in an image, if there is no ``strength``: seen in nine parts of it, or in all if small."""
         if self.strength is not None:
-            return self.strength
-        values = scale.unit(part)
-        return trusted(values, values + tiled(partial(self._change, scale=scale), self.tiling)(part))
+            return None
+        down, across = map(samples, size)
+        strips = (rows(place.start, place.stop) for place in down)
+        parts = (strip[:, place] for strip in strips for place in across)
+        change = tiled(partial(self._change, scale=scale), self.tiling)
+        return measure((values := scale.unit(part), values + change(part)) for part in parts)
 
     def self_ensemble(self) -> Self:
         """The same, of `mean_over_symmetries`: better, and eight times the work."""
@@ -96,14 +102,15 @@ class Denoiser:
         size = next((size for size, bytes_ in needed if bytes_ <= memory), sizes[-1])
         return replace(self, tiling=replace(self.tiling, size=size))
 
-    def _change(self, noisy: np.ndarray, scale: Scale) -> np.ndarray:
+    def _change(self, noisy: np.ndarray, scale: Scale, trust: Trust | None = None) -> np.ndarray:
         # Plane by plane in memory, as networks take and give images: all else is several times as fast, too.
         planes = np.ascontiguousarray(noisy.transpose(2, 0, 1)).transpose(1, 2, 0)
         values = scale.unit(planes)
         grey = values.shape[2] < self.channels
         change = self.function(np.repeat(values, self.channels, axis=2) if grey else values) - values
         np.copyto(change, 0, where=still(planes)[..., None])
-        return change.mean(axis=2, keepdims=True) if grey else change
+        change = change.mean(axis=2, keepdims=True) if grey else change
+        return trust.limited(values, change) if trust else change
 
 
 def mean_over_symmetries(denoise: Callable[[np.ndarray], np.ndarray], image: np.ndarray) -> np.ndarray:
@@ -139,24 +146,11 @@ def still(image: np.ndarray) -> np.ndarray:
     return where
 
 
-def middle(size: tuple[int, int]) -> tuple[slice, slice]:
-    """Rows and columns of the part of an image of ``size`` (height, width) that stands for the whole."""
-    start = [max(0, (length - MIDDLE) // 2) for length in size]
-    return slice(start[0], start[0] + MIDDLE), slice(start[1], start[1] + MIDDLE)
-
-
-def trusted(noisy: np.ndarray, denoised: np.ndarray) -> float:
-    """How much of what was taken out of an image (h, w, c) can have been noise, from 0 to 1.
-
-    A student that takes more than the noise that is measured there (`tbsn.noise`) takes texture for noise. Of N + T,
-    the mean squares of noise and texture, the share N / (N + T) leaves the least error. As noise is but measured, up
-    to TRUST times as much counts as noise: real noisy photos stay below that.
-    """
-    if min(noisy.shape[:2]) < METHOD.patch:
-        return 1.0
-    noise = TRUST**2 * float((combine([survey(noisy)]).level ** 2).mean())
-    removed = float(np.mean((noisy - denoised) ** 2))
-    return noise / removed if removed > noise else 1.0
+def samples(length: int) -> list[slice]:
+    """Parts of one side of an image that stand for it: three of SAMPLE pixels, or all of it if that is not more."""
+    if length <= 3 * SAMPLE:
+        return [slice(0, length)]
+    return [slice(start, start + SAMPLE) for start in (0, (length - SAMPLE) // 2, length - SAMPLE)]
 
 
 def load(
@@ -171,7 +165,7 @@ def load(
     By name ``default`` and ``unet``, the students in the package, fast and of the paper's shape, and ``teacher``, a
     blind-spot network; by path an ONNX file, or with torch, as ``teacher`` too, a safetensors file or the folder of a
     run. A blind-spot network runs with the settings ``teacher``. ``strength`` is how much to take out, from 0 to 1; by
-    default as much as can be noise, see `trusted`. ``device`` is where an ONNX file runs, see `tbsn.runtime`.
+    default as much as can be noise, see `tbsn.trust`. ``device`` is where an ONNX file runs, see `tbsn.runtime`.
     ``ensemble`` takes the mean over the flips and quarter turns of an image: better, and eight times the work.
 
     Raises `InputError` for a model that is missing, damaged, a pickle, or of another version, for a strength outside
