@@ -19,8 +19,8 @@ MEASURED, JUDGED = 5, 3
 GROUPS = 4
 SMOOTHEST = 0.25
 SPOILT = 0.05
-MORE = 1.5  # of the noise: windows of real noise alone differ by as much (benchmarks/trust.py)
-LEVEL = 1.5**2  # of the mean square that `tbsn.noise` measures
+MORE = 1.7  # of the noise: windows of real noise alone differ by as much (benchmarks/trust.py)
+MOST = 1.5**2  # of the mean square that `tbsn.noise` measures
 BEYOND = 1 / 16
 LEAST = 1e-12
 
@@ -81,8 +81,8 @@ def measure(parts: Iterable[Pair]) -> Trust | None:
         smooth = group[np.argsort(texture[group])[: int(np.ceil(SMOOTHEST * len(group)))]]
         rows.append([brightness[group].mean(), *(np.median(one[smooth]) for one in noise)])
     bright, *noise = np.array(rows).T
-    level = float((combine([survey(noisy) for noisy, _ in parts]).level ** 2).mean())
-    limit = LEVEL * level / np.maximum(LEVEL * level, sum(noise))
+    most = MOST / MORE * float((combine([survey(noisy) for noisy, _ in parts]).level ** 2).mean())
+    limit = most / np.maximum(most, sum(noise))
     return Trust(bright, limit * noise, (brightness.min() - BEYOND, brightness.max() + BEYOND))
 
 
