@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from conftest import save
+from tbsn import progress
 from tbsn.errors import InputError
 from tbsn.network import TBSN, FastUNet, UNet
 from tbsn.network.files import build, load_network, save_network
@@ -34,8 +35,9 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 
 
 def test_images_left_out_are_counted_and_listed(
-    blocks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    blocks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0)
     (blocks / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     save(blocks / "small.png", np.zeros((100, 300, 3), np.uint8))
     recipe = load_recipe(TrainRecipe, "cpu", [*TINY, *SHORT, "fit.steps=1"])

@@ -45,13 +45,14 @@ def progress(
 
 
 def _lines(console: Console, unit: str, total: int, left: Callable[[float], str]) -> Report:
-    shown = time.monotonic()
+    shown, lines = time.monotonic(), 0
 
     def report(completed: float, note: str) -> None:
-        nonlocal shown
-        if time.monotonic() - shown < SECONDS_BETWEEN_LINES and completed < total:
+        nonlocal shown, lines
+        # The last is always shown, but for work that is over before the first is due.
+        if time.monotonic() - shown < SECONDS_BETWEEN_LINES and (completed < total or not lines):
             return
-        shown = time.monotonic()
+        shown, lines = time.monotonic(), lines + 1
         line = "  ".join(filter(None, [f"{unit} {completed}/{total}", note, left(completed)]))
         console.print(line, highlight=False, soft_wrap=True)
 
