@@ -1,5 +1,6 @@
 """The processes of a run: one, or as many as torchrun has started. Only the first of them writes."""
 
+import atexit
 import json
 import os
 import platform
@@ -44,9 +45,17 @@ def open_fabric(device: str, run: Path) -> Fabric:
     except (ValueError, RuntimeError, MisconfigurationException) as error:
         raise InputError(f"--device {device}", str(error).splitlines()[0], "use auto or cpu") from error
     fabric.launch()
+    if world > 1:
+        atexit.register(_leave)
     if fabric.device.type == "cpu":
         keep_freed_memory()
     return fabric
+
+
+def _leave() -> None:
+    """The threads of gloo have to end before the process does: now and then it would abort, its work done."""
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def made_by_first(fabric: Fabric, make: Callable[[], T]) -> T:
