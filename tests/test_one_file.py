@@ -51,6 +51,17 @@ def test_rows_that_come_in_parts_are_the_image(tmp_path: Path, photo: Path) -> N
     assert np.array_equal(images.read(tmp_path / "parts.png").pixels, package.load()(images.read(photo).pixels))
 
 
+@pytest.mark.parametrize(("strength", "times"), [(1.0, 1), (None, 2)])
+def test_a_file_is_decoded_no_more_often_than_it_must(
+    tmp_path: Path, photo: Path, monkeypatch: pytest.MonkeyPatch, strength: float | None, times: int
+) -> None:
+    opened, begun = open_photo(photo, 3), []
+    counted = replace(opened, rows=lambda: begun.append(1) or opened.rows())
+    monkeypatch.setattr(batch, "open_photo", lambda path, channels: counted)
+    batch.denoise_file(replace(SAME, strength=strength), photo, tmp_path / "out.png")
+    assert len(begun) == times
+
+
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
 def test_stacks_are_denoised_page_by_page(tmp_path: Path, dtype: type) -> None:
     stack = integers(4, 120, 100, dtype=np.uint8).astype(dtype) * (257 if dtype == np.uint16 else 1)

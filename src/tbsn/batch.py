@@ -111,7 +111,7 @@ def denoise_file(
     check_holds(target, photo.dtype, channels, photo.pages, photo.alpha)
     pixels = height * width * photo.pages
     scale = scale_of(photo.dtype, pixels * channels, _strips(photo, settings))
-    trust = denoise.trust_for(photo.rows(), (height, width), scale)
+    trust = denoise.trust_for(photo.rows, (height, width), scale)
     denoise = denoise.within(settings.memory, AT_ONCE * width)  # always, that an image always gives the same
     share = 1 / (len(denoise.tiling.plan(height)) * len(denoise.tiling.plan(width)) * photo.pages)
 

@@ -65,7 +65,7 @@ class Denoiser:
         def rows(top: int, bottom: int) -> np.ndarray:
             return pixels[top:bottom]
 
-        parts = self.stream(rows, size, scale, self.trust_for(rows, size, scale))
+        parts = self.stream(rows, size, scale, self.trust_for(lambda: rows, size, scale))
         return np.concatenate(list(parts), dtype=image.dtype).reshape(image.shape)
 
     def map(self, images: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
@@ -79,11 +79,14 @@ class Denoiser:
         for noisy, changed in stream(change, rows, size, self.tiling):
             yield scale.changed(noisy, strength * changed)
 
-    def trust_for(self, rows: Rows, size: tuple[int, int], scale: Scale) -> Trust | None:
-        """What can be noise in an image, if there is no ``strength``: seen in nine parts of it, or in all if small."""
+    def trust_for(self, begin: Callable[[], Rows], size: tuple[int, int], scale: Scale) -> Trust | None:
+        """What can be noise in an image, if there is no ``strength``: seen in nine parts of it, or in all if small.
+
+        ``begin`` gives its rows, and may begin to decode: with a ``strength`` it is not called.
+        """
         if self.strength is not None:
             return None
-        down, across = map(samples, size)
+        rows, (down, across) = begin(), map(samples, size)
         strips = (rows(place.start, place.stop) for place in down)
         parts = (strip[:, place] for strip in strips for place in across)
         change = tiled(partial(self._change, scale=scale), self.tiling)

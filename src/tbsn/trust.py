@@ -57,11 +57,11 @@ class Trust:
 
         0 where it is darker or brighter than what is known.
         """
-        bright = _windows(_edged(_brightness(noisy) + _brightness(change)), JUDGED)
+        bright = _around(_brightness(noisy) + _brightness(change))
         known = (bright >= self.seen[0]) & (bright <= self.seen[1])
         energies = _energies(change)[: 1 if change.shape[2] == 1 else 2]
         noise = (np.interp(bright, self.brightness, one) for one in self.noise)
-        judged = (_windows(_edged(energy), JUDGED) for energy in energies)
+        judged = map(_around, energies)
         return [known * one / np.maximum(of_noise, LEAST) for one, of_noise in zip(judged, noise, strict=False)]
 
 
@@ -128,8 +128,8 @@ def _cut(plane: np.ndarray) -> np.ndarray:
     return whole.reshape(whole.shape[0] // BLOCK, BLOCK, whole.shape[1] // BLOCK, BLOCK)
 
 
-def _edged(blocks: np.ndarray) -> np.ndarray:
-    return np.pad(blocks, JUDGED // 2, mode="edge")
+def _around(blocks: np.ndarray) -> np.ndarray:
+    return _windows(np.pad(blocks, JUDGED // 2, mode="edge"), JUDGED)
 
 
 def _windows(blocks: np.ndarray, side: int) -> np.ndarray:
