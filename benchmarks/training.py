@@ -4,8 +4,8 @@
 
 Every row is a process of its own, and rows take turns for ``--rounds``; times are medians over all steps of a row but
 the first of each process. Peak memory is the most that the process held (Linux), or the device did. Crops are cut from
-random images in the memory-mapped cache and loaded as in training. ``--device cuda`` measures a GPU, ``--compile`` adds
-torch.compile.
+random images in the memory-mapped cache and loaded as in training. A row is a form and its options,
+``compile`` too; of a GPU: --device cuda --row "literal bf16" --row "ours bf16 compile".
 """
 
 import json
@@ -34,7 +34,6 @@ from tbsn.training.recipe import TrainRecipe, load_recipe
 
 PARTS = ("data", "forward", "backward", "optimiser")
 ROWS = ["literal", "literal bf16", "ours", "ours recompute", "ours bf16", "ours bf16 recompute"]
-COMPILED = ["ours compile", "ours bf16 compile"]
 
 
 def main(
@@ -42,7 +41,7 @@ def main(
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     steps: Annotated[int, typer.Option(help="Timed steps of a process.")] = 3,
     rounds: Annotated[int, typer.Option(help="Processes of a row.")] = 2,
-    compiled: Annotated[bool, typer.Option("--compile", help="Rows with torch.compile too.")] = False,
+    row: Annotated[list[str], typer.Option(help="Rows to measure, ratios to the first.")] = ROWS,
     only: Annotated[str, typer.Option(help="Print the figures of one row, and nothing else.")] = "",
 ) -> None:
     if only:
@@ -55,20 +54,19 @@ def main(
         print(f"\nRecipe `{name}`, {settings.fit.batch} x {side}x{side}, {device}, torch {torch.__version__}\n")
         print(f"| | steps/s | pixels/s | to literal | peak MiB | to literal | {' | '.join(PARTS)} | waiting for data |")
         print("|---" * (7 + len(PARTS)) + "|")
-        rows = ROWS + COMPILED * compiled
-        found: dict[str, list[dict[str, Any]]] = {row: [] for row in rows}
+        found: dict[str, list[dict[str, Any]]] = {form: [] for form in row}
         for _ in range(rounds):
-            for row in rows:
-                found[row].append(in_own_process(name, row, device, steps))
+            for form in row:
+                found[form].append(in_own_process(name, form, device, steps))
         first: tuple[float, float] | None = None
-        for row in rows:
-            times = {part: statistics.median(t for run in found[row] for t in run[part]) for part in PARTS}
-            rate, peak = 1 / sum(times.values()), statistics.median(run["peak"] for run in found[row])
+        for form, runs in found.items():
+            times = {part: statistics.median(t for run in runs for t in run[part]) for part in PARTS}
+            rate, peak = 1 / sum(times.values()), statistics.median(run["peak"] for run in runs)
             first = first or (rate, peak)
             shares = " | ".join(f"{1000 * times[part]:.0f} ms" for part in PARTS)
             ratios = f"{rate / first[0]:.2f} | {peak:.0f} | {peak / first[1]:.2f}"
             waiting = f"{100 * times['data'] * rate:.1f} %"
-            print(f"| {row} | {rate:.3f} | {rate * pixels:,.0f} | {ratios} | {shares} | {waiting} |", flush=True)
+            print(f"| {form} | {rate:.3f} | {rate * pixels:,.0f} | {ratios} | {shares} | {waiting} |", flush=True)
 
 
 def in_own_process(recipe: str, row: str, device: str, steps: int) -> dict[str, Any]:
@@ -90,10 +88,10 @@ def measured(recipe: TrainRecipe, row: str, device: str, steps: int) -> dict[str
     run = LiteralTBSN(network) if form == "literal" else torch.compile(model) if "compile" in options else model
     times: dict[str, list[float]] = {part: [] for part in PARTS}
     with tempfile.TemporaryDirectory() as folder:
-        batches = iter(loader(crops(recipe, Path(folder)), recipe.fit, 0))
+        batches = iter(loader(crops(recipe, Path(folder)), recipe.fit, 0, fabric.device))
         for _ in range(steps + 1):
             clock = [now(fabric)]
-            batch = [part.to(fabric.device) for part in next(batches)]
+            batch = [part.to(fabric.device, non_blocking=True) for part in next(batches)]
             clock.append(now(fabric))
             with torch.autocast(fabric.device.type, torch.bfloat16, enabled="bf16" in options):
                 loss = losses.blind_spot(run, batch)

@@ -74,6 +74,7 @@ def test_a_worker_that_is_killed_loses_nothing_and_nothing_is_done_twice(
     assert errors.count("\n") == 2 and "bad.png: not a readable image" in errors
     statuses = records(tmp_path if scheme else tmp_path / "out")
     assert sorted(statuses.values()) == ["done"] * 12 + ["failed"]
+    assert not list((tmp_path / "out").rglob(".partial-*"))
     for path in (tmp_path / "alone").rglob("*.png"):
         again = tmp_path / "out" / path.relative_to(tmp_path / "alone")
         assert again.read_bytes() == path.read_bytes()

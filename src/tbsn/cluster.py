@@ -14,6 +14,7 @@ from typing import Any
 from tbsn.batch import Report, Result, Settings, attempt
 from tbsn.denoiser import Denoiser
 from tbsn.errors import InputError, UnexpectedError
+from tbsn.files import remove_partial_of
 from tbsn.memory import return_freed_memory
 from tbsn.plan import Job
 from tbsn.stopping import SIGNALS
@@ -49,13 +50,17 @@ def denoise_everywhere(
     yield from (Result(job, job.refused) for job in jobs if job.refused or job.skipped)
     if not left:
         return
-    with _connected(address):
-        for row in _rows(denoise, list(left.values()), settings):
-            result = row["result"]
-            del left[result.job.target]
-            yield result
-            if received() or result.disk_full:
-                return
+    targets = [target for target in left if isinstance(target, Path)]
+    try:
+        with _connected(address):
+            for row in _rows(denoise, list(left.values()), settings):
+                result = row["result"]
+                del left[result.job.target]
+                yield result
+                if received() or result.disk_full:
+                    return
+    finally:
+        remove_partial_of(targets)  # of workers that were killed, as all are now
     for job in left.values():
         reason = "whatever worked on it died"
         yield Result(job, UnexpectedError(job.source, reason, "give --max-memory, or leave it out and report it"))

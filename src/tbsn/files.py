@@ -1,8 +1,9 @@
 """Files that are whole or not there."""
 
+import hashlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,7 +22,7 @@ def atomic(path: Path, remedy: str = CHOOSE) -> Iterator[Path]:
     The temporary name keeps the suffix. Raises `InputError`, with ``remedy``, if ``path`` cannot be written.
     """
     try:
-        handle, name = tempfile.mkstemp(prefix=PARTIAL, suffix=path.suffix, dir=path.parent)
+        handle, name = tempfile.mkstemp(prefix=_partial_prefix(path), suffix=path.suffix, dir=path.parent)
     except OSError as error:
         raise unwritable(path, error, remedy) from error
     partial = Path(name)
@@ -41,6 +42,10 @@ def atomic(path: Path, remedy: str = CHOOSE) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+def _partial_prefix(path: Path) -> str:
+    return f"{PARTIAL}{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:8]}-"
+
+
 def make_folder(folder: Path) -> None:
     """Make it, unless it is there. Raises `InputError`."""
     try:
@@ -53,3 +58,12 @@ def remove_partial(folder: Path) -> None:
     """Remove what processes that were killed while writing have left in a folder, and below it."""
     for path in folder.rglob(f"{PARTIAL}*"):
         path.unlink(missing_ok=True)
+
+
+def remove_partial_of(targets: Iterable[Path]) -> None:
+    """Remove what processes that were killed while writing ``targets`` have left beside them."""
+    prefixes = {(path.parent, _partial_prefix(path)) for path in targets}
+    for folder in {folder for folder, _ in prefixes}:
+        for path in folder.glob(f"{PARTIAL}*"):
+            if (folder, path.name[: len(_partial_prefix(path))]) in prefixes:
+                path.unlink(missing_ok=True)

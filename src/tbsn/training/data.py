@@ -6,12 +6,11 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from einops import reduce
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from tbsn import images
-from tbsn.training.leaves import dead_leaves
+from tbsn.training.leaves import dead_leaves, shrunk
 from tbsn.training.light import exposed
 from tbsn.training.noise_model import NoiseModel, plain_noise
 from tbsn.training.photos import Photos
@@ -85,7 +84,7 @@ class Renoised(Crops):
         zoom = 2 if random.random() < how.halved and min(photos.sizes[index]) >= 2 * self.crop else 1
         where = self._place(index, zoom * self.crop, random)
         seen = self._model(index).unbiased(images.to_float(estimates[index][where]))
-        clean = reduce(seen, "(h p) (w q) c -> h w c", "mean", p=zoom, q=zoom)
+        clean = shrunk(seen, zoom)
         if random.random() < how.leaves:
             clean = dead_leaves().draw(seen.reshape(-1, seen.shape[2]), self.crop, random)
         if random.random() < how.plain:

@@ -64,10 +64,11 @@ def fit(
         remembered_signal() as received,
         _errors_of_threads(state.errors),
     ):
-        for batch in loader(batches, settings, state.step):
+        for batch in loader(batches, settings, state.step, fabric.device):
             fraction = max(state.step / settings.steps, state.seconds / max_seconds)
             state.set_learning_rate(learning_rate(settings, state.step, fraction))
-            parts = zip(*(part.to(fabric.device).chunk(settings.accumulate) for part in batch), strict=True)
+            moved = (part.to(fabric.device, non_blocking=True) for part in batch)
+            parts = zip(*(part.chunk(settings.accumulate) for part in moved), strict=True)
             losses.append(gradients(state.model, loss, list(parts), fabric, mixed))
             state.advance()
             stop, state.seconds = _agreed(fabric, received(), time.monotonic() - began)
@@ -153,14 +154,16 @@ def _agreed(fabric: Fabric, stop: int, seconds: float) -> tuple[int, float]:
     return int(values[0]), float(values[1])
 
 
-def loader(batches: Dataset[tuple[Tensor, ...]], settings: FitSettings, start: int) -> Iterator[Any]:
-    """Batches from number ``start`` on; by ``settings.workers`` processes, or else by this one."""
-    workers: dict[str, Any] = {}
+def loader(
+    batches: Dataset[tuple[Tensor, ...]], settings: FitSettings, start: int, device: torch.device
+) -> Iterator[Any]:
+    """Batches from number ``start`` on, for a device; by ``settings.workers`` processes, or else by this one."""
+    how: dict[str, Any] = {"num_workers": settings.workers, "pin_memory": device.type == "cuda"}
     if settings.workers:
-        workers = {"multiprocessing_context": "spawn", "persistent_workers": True, "worker_init_fn": ignore_signals}
+        how |= {"multiprocessing_context": "spawn", "persistent_workers": True, "worker_init_fn": ignore_signals}
     steps = range(start, settings.steps)
     try:
-        yield from DataLoader(batches, batch_size=None, sampler=steps, num_workers=settings.workers, **workers)
+        yield from DataLoader(batches, batch_size=None, sampler=steps, **how)
     except BaseException as error:
         # Its traceback would keep the workers, and as they ignore SIGTERM this process would wait for them at its end.
         raise error.with_traceback(None)  # noqa: B904

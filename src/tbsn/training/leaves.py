@@ -6,11 +6,10 @@ image restoration neural networks, 2021).
 """
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, reduce
 from typing import Self
 
 import numpy as np
-from einops import reduce
 from numpy.fft import irfft2, rfft2
 from scipy.ndimage import gaussian_filter
 
@@ -54,9 +53,15 @@ class Leaves:
         strength = random.exponential(STRENGTH, count) * (random.random(count) < TEXTURED)
         texture = np.roll(self.textures[random.integers(TEXTURES)], random.integers(SIDE, size=2), (0, 1))[:fine, :fine]
         picture = colour[shapes] + (strength.astype(np.float32)[shapes] * texture)[..., None]
-        coarse = reduce(picture, "(h p) (w q) c -> h w c", "mean", p=FINE, q=FINE)
+        coarse = shrunk(picture, FINE)
         blur = random.uniform(0, BLUR)
         return np.clip(gaussian_filter(coarse, (blur, blur, 0)), 0, 1)
+
+
+def shrunk(image: np.ndarray, factor: int) -> np.ndarray:
+    """Means of factor x factor pixels of an image (h, w, c): (h / factor, w / factor, c)."""
+    parts = (image[i::factor, j::factor] for i in range(factor) for j in range(factor))
+    return reduce(np.add, parts) * np.float32(1 / factor**2)  # in a tenth of the time of a mean over two axes
 
 
 @cache

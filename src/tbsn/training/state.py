@@ -8,6 +8,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 from torch.optim import AdamW
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from tbsn.errors import DivergedError, unwritable
 from tbsn.network.files import MODEL, Network, build, save_network
@@ -30,6 +31,7 @@ class State:
         self, network: Network, settings: FitSettings, run: Path, fabric: Fabric, score: Score | None = None
     ) -> None:
         self.network, self.settings, self.run, self.fabric, self.score = network, settings, run, fabric, score
+        network.to(fabric.device)  # before the optimizer: what it loads goes to where the weights are
         average = {name: value.clone() for name, value in network.state_dict().items()}
         optimizer = AdamW(network.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
         self.step, self.seconds = 0, 0.0
@@ -66,9 +68,9 @@ class State:
         self.optimizer.zero_grad()
         self.step += 1
         # Early on the average forgets faster: the first weights are random.
-        weight = 1 - min(self.settings.ema, (1 + self.step) / (10 + self.step))
-        for name, value in self.network.state_dict().items():
-            self.average[name].lerp_(value, weight)
+        averaged = get_ema_multi_avg_fn(min(self.settings.ema, (1 + self.step) / (10 + self.step)))
+        values = self.network.state_dict()
+        averaged([self.average[name] for name in values], list(values.values()), self.step)
 
     def of(self, weights: dict[str, Tensor]) -> Network:
         """The network with these weights, on the CPU, for inference."""
