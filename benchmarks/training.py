@@ -52,7 +52,8 @@ def main(
         side = settings.fit.crop // settings.pd
         pixels = settings.fit.batch * side**2
         print(f"\nRecipe `{name}`, {settings.fit.batch} x {side}x{side}, {device}, torch {torch.__version__}\n")
-        print(f"| | steps/s | pixels/s | to literal | peak MiB | to literal | {' | '.join(PARTS)} | waiting for data |")
+        parts = " | ".join(PARTS)
+        print(f"| | steps/s | pixels/s | to {row[0]} | peak MiB | to {row[0]} | {parts} | waiting for data |")
         print("|---" * (7 + len(PARTS)) + "|")
         found: dict[str, list[dict[str, Any]]] = {form: [] for form in row}
         for _ in range(rounds):

@@ -20,6 +20,7 @@ from tbsn import images
 from tbsn.batch import Settings
 from tbsn.cluster import attempt_anywhere
 from tbsn.errors import InputError, NoRoomError
+from tbsn.files import remove_partial_of
 from tbsn.plan import Job, Output
 from tbsn.urls import plan_urls
 
@@ -78,6 +79,18 @@ def test_a_worker_that_is_killed_loses_nothing_and_nothing_is_done_twice(
     for path in (tmp_path / "alone").rglob("*.png"):
         again = tmp_path / "out" / path.relative_to(tmp_path / "alone")
         assert again.read_bytes() == path.read_bytes()
+
+
+def test_what_killed_workers_left_goes_and_nothing_else(tmp_path: Path) -> None:
+    names = ["a.png", "b.png", "c-d.png"]
+    killed = "import os, sys; from pathlib import Path; from tbsn.files import atomic\n"
+    killed += "with atomic(Path(sys.argv[1])): os._exit(9)"
+    for name in names:
+        assert subprocess.run([sys.executable, "-c", killed, tmp_path / name]).returncode == 9
+    (tmp_path / ".partial-of-another").touch()
+    for done, left in ((["none.png"], 4), (["a.png"], 3), (names, 1)):
+        remove_partial_of(tmp_path / name for name in done)
+        assert len(list(tmp_path.glob(".partial-*"))) == left
 
 
 def test_urls_go_in_and_out(photo: Path, tmp_path: Path) -> None:

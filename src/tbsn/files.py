@@ -22,7 +22,7 @@ def atomic(path: Path, remedy: str = CHOOSE) -> Iterator[Path]:
     The temporary name keeps the suffix. Raises `InputError`, with ``remedy``, if ``path`` cannot be written.
     """
     try:
-        handle, name = tempfile.mkstemp(prefix=_partial_prefix(path), suffix=path.suffix, dir=path.parent)
+        handle, name = tempfile.mkstemp(prefix=f"{_partial(path.name)}-", suffix=path.suffix, dir=path.parent)
     except OSError as error:
         raise unwritable(path, error, remedy) from error
     partial = Path(name)
@@ -42,8 +42,9 @@ def atomic(path: Path, remedy: str = CHOOSE) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
-def _partial_prefix(path: Path) -> str:
-    return f"{PARTIAL}{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:8]}-"
+def _partial(name: str) -> str:
+    """How the temporary names of a file of this name begin: of no other, but by rare chance."""
+    return f"{PARTIAL}{hashlib.sha256(os.fsencode(name)).hexdigest()[:8]}"
 
 
 def make_folder(folder: Path) -> None:
@@ -62,8 +63,8 @@ def remove_partial(folder: Path) -> None:
 
 def remove_partial_of(targets: Iterable[Path]) -> None:
     """Remove what processes that were killed while writing ``targets`` have left beside them."""
-    prefixes = {(path.parent, _partial_prefix(path)) for path in targets}
-    for folder in {folder for folder, _ in prefixes}:
-        for path in folder.glob(f"{PARTIAL}*"):
-            if (folder, path.name[: len(_partial_prefix(path))]) in prefixes:
+    theirs = {path.with_name(_partial(path.name)) for path in targets}
+    for folder in {path.parent for path in theirs}:
+        for path in folder.glob(f"{PARTIAL}*-*"):
+            if path.with_name("-".join(path.name.split("-")[:2])) in theirs:
                 path.unlink(missing_ok=True)

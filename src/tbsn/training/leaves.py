@@ -61,7 +61,7 @@ class Leaves:
 def shrunk(image: np.ndarray, factor: int) -> np.ndarray:
     """Means of factor x factor pixels of an image (h, w, c): (h / factor, w / factor, c)."""
     parts = (image[i::factor, j::factor] for i in range(factor) for j in range(factor))
-    return reduce(np.add, parts) * np.float32(1 / factor**2)  # in a tenth of the time of a mean over two axes
+    return reduce(np.add, parts) * np.float32(1 / factor**2)  # a mean over two axes takes six times as long
 
 
 @cache
