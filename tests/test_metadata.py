@@ -173,7 +173,7 @@ def test_a_png_keeps_its_colour_chunks_and_texts(tmp_path: Path) -> None:
     assert [each for each in found if each[0] not in (b"IHDR", b"IDAT", b"IEND")] == first + texts
 
 
-def test_a_jpeg_keeps_its_comment_resolution_and_long_xmp_but_no_preview(tmp_path: Path) -> None:
+def test_a_jpeg_keeps_its_comment_resolution_and_long_xmp_but_no_preview_nor_stray_bytes(tmp_path: Path) -> None:
     path = tmp_path / "in.jpg"
     Image.fromarray(PIXELS).save(path, dpi=(180, 90))
     kept = [
@@ -181,7 +181,8 @@ def test_a_jpeg_keeps_its_comment_resolution_and_long_xmp_but_no_preview(tmp_pat
         segment(0xED, b"Photoshop 3.0\x008BIM\x04\x04\0\0\0\0\0\0"),
         segment(0xFE, b"a comment"),
     ]
-    insert(path, 20, b"".join(kept) + b"\xff" + segment(0xE2, b"MPF\0II*\0"))
+    stray = b"between markers" + bytes(99) + b"\xff\0\xff\x01\xd0\xe1\0\x14Exif\0\0"
+    insert(path, 20, stray.join(kept) + b"\xff" + segment(0xE2, b"MPF\0II*\0"))
     jfif = path.read_bytes()[2:20]
     assert through(path, tmp_path / "out.jpg").read_bytes()[2:].startswith(jfif + b"".join(kept))
     assert b"MPF" not in (tmp_path / "out.jpg").read_bytes()

@@ -37,6 +37,7 @@ FIRST, LAST = (b"IHDR", b"\xe0JFIF\0", b"VP8X"), (b"EXIF", b"XMP ")
 PICTURE = tags.RESOLUTION | {tags.EXTRA}
 WEBP_FLAGS = {b"ICCP": 0x20, b"EXIF": 0x08, b"XMP ": 0x04}
 FILL, START_OF_SCAN = 0xFF, 0xDA
+BARE = (0, 1, *range(0xD0, 0xDA))  # JPEG markers without a length, and the 0 after a byte that is no marker
 BLOCK = 1 << 20
 
 Segment = tuple[bytes, int, int]
@@ -179,8 +180,12 @@ def _segment(file: BinaryIO, kind: str, start: int, end: int) -> tuple[bytes, in
     if kind == "WebP":
         length = int.from_bytes(head[4:8], "little")
         return head[:4], start + 8 + length + length % 2
+    if stray := head.find(FILL):  # libjpeg passes over bytes before a marker
+        return b"", start + (stray if stray > 0 else len(head))
     if head[1] == FILL:
         return b"", start + 1
+    if head[1] in BARE:
+        return b"", start + 2
     if head[1] == START_OF_SCAN:
         return head[1:2], end
     length = int.from_bytes(head[2:4], "big")
