@@ -70,7 +70,7 @@ def test_renoised_pairs_are_estimates_with_noise_like_the_photos(folder: Path, t
     plain = PairSettings(halved=1, leaves=0, plain=0, grey=0, stops=0, weak=0)
     models = kept.noise_models(photos, estimates, "sRGB", SAME.tolist(), 128)
     _, halved = Renoised(photos, estimates, models, how=plain, **settings)[0]
-    moved = NoiseModel.fit(to_float(photos[0]), to_float(estimates[0]), 128).unbiased(to_float(estimates[0]))
+    moved = NoiseModel.fit(to_float(photos[0]), to_float(estimates[0])).unbiased(to_float(estimates[0]))
     whole = moved.reshape(128, 2, 128, 2, 3).mean(axis=(1, 3))
     torch.testing.assert_close(halved[0], torch.from_numpy(whole).permute(2, 0, 1), rtol=0, atol=1e-6)
 
@@ -83,12 +83,12 @@ def test_noise_models_are_made_once_and_no_photo_makes_another_again(
     smooth = [np.uint16(257) * gaussian_filter(photo, (3, 3, 0)) for photo in photos]
     estimates = cached_arrays(smooth, tmp_path / "estimates", 3)
     large = np.flatnonzero(photos.sizes.min(axis=1) >= 64)
-    fitted = [NoiseModel.fit(to_float(photos[i]), to_float(estimates[i]), 64, 2 * SAME) for i in large]
+    fitted = [NoiseModel.fit(to_float(photos[i]), to_float(estimates[i]), 2 * SAME) for i in large]
     kept.noise_models(photos, estimates, "sRGB", (2 * SAME).tolist(), 64)
     monkeypatch.setattr(NoiseModel, "fit", None)
     models = kept.noise_models(photos, estimates, "sRGB", (2 * SAME).tolist(), 64)
     for i, model in zip(large, fitted, strict=True):
-        known = NoiseModel.unpacked(models[i].ravel(), 64, 3)
+        known = NoiseModel.unpacked(models[i].ravel(), 3)
         for name, value in vars(model).items():
             np.testing.assert_array_equal(vars(known)[name], value, strict=True)
     settings = {"crop": 64, "places": range(2), "augment": False, "seed": 0, "among": large}

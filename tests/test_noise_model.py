@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import convolve, gaussian_filter
 from scipy.stats import skew
 
 from tbsn.training.noise_model import (
@@ -15,8 +15,6 @@ from tbsn.training.noise_model import (
     plain_noise,
     unclipped_mean,
 )
-
-SIZE = 128
 
 
 def scene(random: np.random.Generator, height: int = 256, width: int = 256) -> np.ndarray:
@@ -45,17 +43,11 @@ def fitted() -> tuple[np.ndarray, np.ndarray, NoiseModel]:
     random = np.random.default_rng(0)
     image = scene(random)
     noise = known_noise(image, random)
-    return image, noise, NoiseModel.fit(image + noise, image, SIZE)
+    return image, noise, NoiseModel.fit(image + noise, image)
 
 
 def drawn(image: np.ndarray, model: NoiseModel) -> np.ndarray:
-    """Noise for the four quarters of a 256x256 image."""
-    random = np.random.default_rng(1)
-    rows = [
-        np.concatenate([model.draw(image[top : top + SIZE, left : left + SIZE], random) for left in (0, SIZE)], axis=1)
-        for top in (0, SIZE)
-    ]
-    return np.concatenate(rows)
+    return model.draw(image, np.random.default_rng(1))
 
 
 def test_drawn_noise_is_like_the_noise_it_was_fitted_to(fitted: tuple[np.ndarray, np.ndarray, NoiseModel]) -> None:
@@ -74,6 +66,38 @@ def test_drawn_noise_is_like_the_noise_it_was_fitted_to(fitted: tuple[np.ndarray
     assert abs(np.corrcoef(new.ravel(), noise.ravel())[0, 1]) < 0.02
 
 
+def interpolated(random: np.random.Generator, size: int) -> np.ndarray:
+    """Noise (size, size, 3) as cameras have it, a colour seen at one or two pixels of a cell, the others their mean."""
+    seen = np.zeros((2, 2, 3), bool)
+    seen[0, 0, 0] = seen[0, 1, 1] = seen[1, 0, 1] = seen[1, 1, 2] = True
+    known = np.tile(seen, (size // 2, size // 2, 1))
+    near = np.array([[1, 2, 1], [2, 4, 2], [1, 2, 1]], np.float32)[..., None]
+    sums = (convolve(part, near, mode="wrap") for part in (random.standard_normal(known.shape) * known, known * 1.0))
+    return (0.1 * np.divide(*sums)).astype(np.float32)
+
+
+def of_cells(noise: np.ndarray) -> np.ndarray:
+    """Covariances of all that is in two cells beside each other, over all such cells of noise (h, w, c)."""
+    cells = noise.reshape(len(noise) // 2, 2, -1, 2, noise.shape[2]).transpose(0, 2, 1, 3, 4)
+    cells = cells.reshape(*cells.shape[:2], -1)
+    return np.cov(np.concatenate([cells[:, :-1], cells[:, 1:]], axis=2).reshape(-1, 2 * cells.shape[2]).T)
+
+
+def test_noise_that_differs_from_pixel_to_pixel_of_a_cell_is_drawn_so() -> None:
+    random = np.random.default_rng(9)
+    image = np.full((256, 256, 3), 0.5, np.float32)
+    noise = interpolated(random, 256)
+    seen = of_cells(noise)
+    places = [(0, 0), (0, 1), (1, 0), (1, 1)]
+    model = NoiseModel.fit(image + noise, image)
+    found = [
+        min(np.abs(of_cells(np.roll(drawn, place, axis=(0, 1))) - seen).max() / seen.max() for place in places)
+        for drawn in (model.draw(image, random) for _ in range(4))
+    ]
+    assert max(found) < 0.1
+    assert np.abs(of_cells(np.roll(noise, 1, axis=1)) - seen).max() > 0.5 * seen.max()
+
+
 def test_scores_are_the_inverse_of_noise(fitted: tuple[np.ndarray, np.ndarray, NoiseModel]) -> None:
     image, _, model = fitted
     field = np.random.default_rng(2).uniform(-3, 3, image.shape).astype(np.float32)
@@ -82,7 +106,7 @@ def test_scores_are_the_inverse_of_noise(fitted: tuple[np.ndarray, np.ndarray, N
 
 def test_a_shift_of_the_estimate_is_not_noise(fitted: tuple[np.ndarray, np.ndarray, NoiseModel]) -> None:
     image, noise, model = fitted
-    shifted = NoiseModel.fit(image + noise, image + np.float32(0.01), SIZE)
+    shifted = NoiseModel.fit(image + noise, image + np.float32(0.01))
     assert abs((drawn(image, shifted) - drawn(image, model)).mean()) < 0.02 * noise.std()
 
 
@@ -90,13 +114,13 @@ def test_a_shift_of_the_estimate_is_not_noise(fitted: tuple[np.ndarray, np.ndarr
 def test_any_size_and_number_of_channels(shape: tuple[int, int, int]) -> None:
     random = np.random.default_rng(3)
     noisy = random.random(shape, dtype=np.float32)
-    noise = NoiseModel.fit(noisy, np.full_like(noisy, 0.5), 64).draw(np.full((64, 64, shape[2]), 0.5), random)
-    assert noise.shape == (64, 64, shape[2]) and np.isclose(noise.std(), 12**-0.5, rtol=0.1)
+    noise = NoiseModel.fit(noisy, np.full_like(noisy, 0.5)).draw(np.full((63, 70, shape[2]), 0.5), random)
+    assert noise.shape == (63, 70, shape[2]) and np.isclose(noise.std(), 12**-0.5, rtol=0.1)
 
 
 def test_an_image_without_noise_gets_next_to_none() -> None:
     image = np.full((256, 256, 3), 0.25, np.float32)
-    model = NoiseModel.fit(image, image, 64)
+    model = NoiseModel.fit(image, image)
     assert model.brightness.shape == (3, LEVELS) and (np.diff(model.brightness) >= 0).all()
     assert np.abs(model.draw(image[:64, :64], np.random.default_rng(0))).max() < 1 / 255
 
@@ -117,7 +141,7 @@ def test_the_coarse_noise_that_a_denoiser_leaves_is_not_missed() -> None:
         return float(gaussian_filter(noise, (3, 3, 0)).std() / noise.std())
 
     missed, found = (
-        coarse(drawn(image, NoiseModel.fit(image + noise, estimate, SIZE, factors))) for factors in (SAME, power)
+        coarse(drawn(image, NoiseModel.fit(image + noise, estimate, factors))) for factors in (SAME, power)
     )
     assert missed < 0.9 * coarse(noise) and abs(found / coarse(noise) - 1) < 0.7 * abs(missed / coarse(noise) - 1)
 
@@ -129,7 +153,7 @@ def test_an_estimate_is_moved_to_the_mean_of_the_light(curve: Curve, gamma: floa
     light = image**gamma + 0.02 * gaussian_filter(random.standard_normal(image.shape), (0.6, 0.6, 0))
     noisy = (np.clip(light, 0, 1) ** (1 / gamma)).astype(np.float32)
     estimate = image - np.float32(0.02) * (1 - image)
-    model = NoiseModel.fit(noisy, estimate, SIZE, curve=curve)
+    model = NoiseModel.fit(noisy, estimate, curve=curve)
     moved = model.unbiased(estimate)
     assert np.abs(moved - image).mean() < 0.2 * np.abs(estimate - image).mean()
     dark = image < 0.3
@@ -165,5 +189,5 @@ def test_an_estimate_that_is_quite_flat_in_parts_is_no_trouble() -> None:
     estimate[:, :100] = random.random((256, 100, 3))
     estimate[:, 100:110] += (random.random((256, 10, 3)) < 0.5) / np.float32(65535)  # a running sum falls below 0
     noisy = estimate + 0.02 * random.standard_normal(estimate.shape, dtype=np.float32)
-    model = NoiseModel.fit(noisy, estimate, 64)
+    model = NoiseModel.fit(noisy, estimate)
     assert np.isfinite(model.quantiles).all() and np.isfinite(model.draw(estimate[:64, -64:], random)).all()

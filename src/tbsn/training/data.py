@@ -98,7 +98,7 @@ class Renoised(Crops):
         return [images.to_float(images.from_float(noisy, photos[index].dtype)), clean]
 
     def _model(self, index: int) -> NoiseModel:
-        return NoiseModel.unpacked(self.models[index].ravel(), self.crop, self.stacks[0][index].shape[2])
+        return NoiseModel.unpacked(self.models[index].ravel(), self.stacks[0][index].shape[2])
 
 
 def split(names: Iterable[str], share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -23,6 +23,7 @@ from tbsn.training.recipe import TargetSettings
 Denoiser = Callable[[np.ndarray], np.ndarray]
 MEASURED = 16
 POWER = "power.json"
+VERSION = 2  # of the noise model: of another, nothing that was kept counts
 
 
 def targets(
@@ -53,7 +54,7 @@ def power(denoiser: Denoiser, photos: Photos, estimates: Photos, curve: Curve) -
     """See `missed_power`: of photos from all over the set, kept beside the estimates."""
     file = estimates.directory / POWER
     known = json.loads(file.read_text()) if file.exists() else {}
-    if known.get("stamp") != (stamp := f"{estimates.stamp} {curve}"):
+    if known.get("stamp") != (stamp := f"{estimates.stamp} {curve} {VERSION}"):
         chosen = np.unique(np.linspace(0, len(photos) - 1, MEASURED).astype(int)).tolist()
         pairs = [(images.to_float(photos[i]), images.to_float(estimates[i])) for i in chosen]
         factors = missed_power(denoiser, pairs, np.random.default_rng(0), curve)
@@ -73,9 +74,9 @@ def noise_models(photos: Photos, estimates: Photos, curve: Curve, power: Sequenc
         if photos.sizes[index].min() < crop:
             return np.zeros((1, 1, 1), np.uint8)
         noisy, estimate = (images.to_float(stack[index]) for stack in (photos, estimates))
-        return NoiseModel.fit(noisy, estimate, crop, np.array(power), curve).packed[None, :, None]
+        return NoiseModel.fit(noisy, estimate, np.array(power), curve).packed[None, :, None]
 
-    stamp = hashlib.sha256(f"{estimates.stamp} {curve} {list(power)} {crop}".encode()).hexdigest()
+    stamp = hashlib.sha256(f"{estimates.stamp} {curve} {VERSION} {list(power)} {crop}".encode()).hexdigest()
     return _kept("noise", model, stamp, photos, estimates.directory / "noise")
 
 

@@ -3,6 +3,10 @@
 The noise is a Gaussian field whose values are mapped, by brightness and channel, to the quantiles of the noise that was
 seen. So it has the distribution of the real noise, skewed by the tone curve and clipped as that is, its dependence on
 brightness, and its correlation between neighbours and channels.
+
+Of each colour a camera sees one pixel in two or four, and interpolates the others: in every cell of 2x2 pixels some are
+noisier than others, and each goes with other neighbours. So the field is one of cells, each a pixel of 4c channels,
+and alike from cell to cell only.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,15 +14,20 @@ from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
+import torch
 from numpy.fft import irfft2, rfft2
+from numpy.lib.stride_tricks import sliding_window_view
 from scipy.ndimage import gaussian_filter, uniform_filter
 from scipy.stats import norm
+from torch.nn import functional as F
 
 from tbsn.training.light import CURVES, Curve
 
 LEVELS = 10
 GRID = 4096
-REACH = 5
+FULL, REACH = 2, 7  # pixels
+LAGS, KERNEL, TORUS = 9, 9, 16  # cells of 2x2
+ROW, COLUMN = np.array([0, 0, 1, 1]), np.array([0, 1, 0, 1])  # of the pixels of a cell
 FLAT = 0.5
 STRONGEST = 50 / 255
 SCORES = np.linspace(-3.5, 3.5, 29, dtype=np.float32)
@@ -37,9 +46,8 @@ class NoiseModel:
 
     ``brightness`` (c, LEVELS): ascending. ``quantiles`` (c, LEVELS, scores): of the noise at each brightness, at the
     normal scores SCORES. ``level`` (c, GRID): the place among these brightnesses of the values 0 to 1, and ``shift``
-    (c, GRID): how much brighter the image is where the estimate has them. ``root`` (size, size // 2 + 1, c, c): what
-    turns white noise into the Gaussian field of size x size, in the Fourier domain: the square root of the spectral
-    matrix.
+    (c, GRID): how much brighter the image is where the estimate has them. ``kernel`` (4c, 4c, KERNEL, KERNEL): what
+    white noise is convolved with to become the Gaussian field of cells of 2x2 pixels.
 
     The noise has the mean 0 in light: the average of many such photos, which is what a longer exposure measures, is the
     truth. After the tone curve of a picture, which is steep where it is dark, the mean of noisy values is too dark, and
@@ -50,13 +58,11 @@ class NoiseModel:
     quantiles: np.ndarray
     level: np.ndarray
     shift: np.ndarray
-    root: np.ndarray
+    kernel: np.ndarray
 
     @classmethod
-    def fit(
-        cls, noisy: np.ndarray, estimate: np.ndarray, size: int, power: np.ndarray = SAME, curve: Curve = "sRGB"
-    ) -> Self:
-        """From an image (h, w, c) and an estimate of it without noise, both float in [0, 1], to draw size x size.
+    def fit(cls, noisy: np.ndarray, estimate: np.ndarray, power: np.ndarray = SAME, curve: Curve = "sRGB") -> Self:
+        """From an image (h, w, c) and an estimate of it without noise, both float in [0, 1].
 
         ``power`` is what `missed_power` found: factors of the field's power, by frequency. ``curve`` is the tone curve
         of the image.
@@ -75,10 +81,10 @@ class NoiseModel:
         model = cls(brightness, quantiles, _tables(brightness, places), np.empty(0), np.empty(0))
         limit = np.quantile(activity, FLAT)
         fields = [model.scores(whole - of, of) for whole, of in windows]
-        covariance = _covariance(fields, [one <= limit for one in flat])
+        kernel = _kernel(_covariance(fields, [one <= limit for one in flat]), power)
         rising = np.maximum.accumulate(brightness + shift, axis=1) + 1e-6 * np.arange(LEVELS, dtype=np.float32)
         level, shift_of = _tables(rising, places), _tables(brightness, rising - brightness)
-        return cls(rising, quantiles - shift[..., None], level, shift_of, _root(covariance, size, power))
+        return cls(rising, quantiles - shift[..., None], level, shift_of, kernel)
 
     @property
     def packed(self) -> np.ndarray:
@@ -86,12 +92,12 @@ class NoiseModel:
         return np.concatenate([part.reshape(-1).view(np.uint8) for part in vars(self).values()])
 
     @classmethod
-    def unpacked(cls, packed: np.ndarray, size: int, channels: int) -> Self:
-        """What was `packed`, as a view of its bytes (n,): of a model that draws size x size."""
-        table, spectrum = (channels, GRID), (size, size // 2 + 1, channels, channels)
+    def unpacked(cls, packed: np.ndarray, channels: int) -> Self:
+        """What was `packed`, as a view of its bytes (n,)."""
+        table, kernel = (channels, GRID), (4 * channels, 4 * channels, KERNEL, KERNEL)
         layout = np.dtype([
             ("brightness", np.float32, (channels, LEVELS)), ("quantiles", np.float32, (channels, LEVELS, len(SCORES))),
-            ("level", np.float32, table), ("shift", np.float32, table), ("root", np.complex64, spectrum),
+            ("level", np.float32, table), ("shift", np.float32, table), ("kernel", np.float32, kernel),
         ])  # fmt: skip
         (record,) = packed.view(layout)
         return cls(*record)
@@ -123,10 +129,13 @@ class NoiseModel:
         return self._quantile(below, *level) * (1 - along) + self._quantile(below + 1, *level) * along
 
     def draw(self, image: np.ndarray, random: np.random.Generator) -> np.ndarray:
-        """Noise for an image (size, size, c), float32."""
-        size = image.shape[:2]
-        white = rfft2(random.standard_normal(image.shape, dtype=np.float32), axes=(0, 1))
-        return self.of_scores(irfft2((self.root @ white[..., None])[..., 0], size, axes=(0, 1)), image)
+        """Noise for an image (h, w, c), float32; the place of its cells is random."""
+        height, width = image.shape[:2]
+        cells = [side // 2 + KERNEL for side in (height, width)]
+        white = torch.from_numpy(random.standard_normal((1, len(self.kernel), *cells), dtype=np.float32))
+        field = F.pixel_shuffle(F.conv2d(white, torch.tensor(self.kernel)), 2)[0].numpy().transpose(1, 2, 0)
+        top, left = random.integers(2, size=2)
+        return self.of_scores(field[top : top + height, left : left + width], image)
 
     def _level(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The level below each value, and how far it is on the way to the next."""
@@ -174,7 +183,7 @@ def missed_power(
         for noisy, estimate in pairs:
             side = min(WINDOW, *noisy.shape[:2])
             noisy, estimate = noisy[:side, :side], estimate[:side, :side]
-            model = NoiseModel.fit(noisy, estimate, side, power, curve)
+            model = NoiseModel.fit(noisy, estimate, power, curve)
             clean = model.unbiased(estimate)
             renoised = np.clip(clean + model.draw(clean, random), 0, 1)
             activity = _flatness(estimate)
@@ -262,37 +271,56 @@ def unclipped_mean(light: np.ndarray) -> float:
     return max(0.0, float(light.mean() - share * reach / 2))
 
 
+def _cells(image: np.ndarray) -> np.ndarray:
+    """The cells of 2x2 pixels of an image (h, w, c), each a pixel of 4c channels: (h / 2, w / 2, 4c), less odd ends."""
+    rows, columns, channels = image.shape[0] // 2, image.shape[1] // 2, image.shape[2]
+    parts = image[: 2 * rows, : 2 * columns].reshape(rows, 2, columns, 2, channels)
+    return parts.transpose(0, 2, 4, 1, 3).reshape(rows, columns, 4 * channels)
+
+
 def _covariance(fields: Sequence[np.ndarray], flat: Sequence[np.ndarray]) -> np.ndarray:
-    """Covariance (c, c, 2 REACH + 1, 2 REACH + 1) of fields (h, w, c), from pairs of pixels that are both flat."""
-    total, count = 0.0, 0.0
-    near = np.ix_(np.r_[-REACH : REACH + 1], np.r_[-REACH : REACH + 1])
-    for field, mask in zip(fields, flat, strict=True):
-        size = (field.shape[0] + REACH, field.shape[1] + REACH)  # so that nothing wraps around
-        spectrum = rfft2(field * mask[..., None], size, axes=(0, 1))
-        pairs = irfft2(np.abs(rfft2(mask.astype(np.float32), size)) ** 2, size)[near]
-        products = spectrum[..., :, None] * spectrum[..., None, :].conj()
-        total = total + np.moveaxis(irfft2(products, size, axes=(0, 1))[near], (2, 3), (0, 1))
-        count = count + pairs
-    return (total / np.maximum(count, 1)).astype(np.float32)
+    """Covariance (LAGS, LAGS, 4c, 4c) of the cells of fields (h, w, c), from pairs of pixels that are both flat."""
+    cells = [_cells(field * mask[..., None]) for field, mask in zip(fields, flat, strict=True)]
+    seen = [_cells(mask[..., None].astype(np.float32)) for mask in flat]
+    total, count = (np.sum([_products(one) for one in parts], axis=0) for parts in (cells, seen))
+    place = np.arange(total.shape[-1]) % 4
+    return total / np.maximum(count[..., place[:, None], place], 1)
 
 
-def _root(covariance: np.ndarray, size: int, power: np.ndarray) -> np.ndarray:
-    """Square root (size, size // 2 + 1, c, c) of the spectral matrix of covariances, which fade out towards REACH.
+def _products(cells: np.ndarray) -> np.ndarray:
+    """Sums (LAGS, LAGS, n, n) over all places of the products of channel i at a distance and channel j of (h, w, n)."""
+    side = LAGS // 2
+    moved = sliding_window_view(np.pad(cells, ((side, side), (side, side), (0, 0))), cells.shape)[:, :, 0]
+    return np.array([[np.tensordot(one, cells, ((0, 1), (0, 1))) for one in row] for row in moved])
 
-    Times ``power`` by ring of frequency, and scaled so that each channel keeps its variance.
+
+def _apart(cells: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Rows, and columns, between the pixels of cells (n) apart: each (n, 4, 4)."""
+    return tuple(2 * cells[:, None, None] + place[:, None] - place for place in (ROW, COLUMN))
+
+
+def _fade(distance: np.ndarray) -> np.ndarray:
+    """1 up to FULL, and nothing beyond REACH."""
+    return 0.5 + 0.5 * np.cos(np.pi * np.clip((np.abs(distance) - FULL) / (REACH + 1 - FULL), 0, 1))
+
+
+def _kernel(covariance: np.ndarray, power: np.ndarray) -> np.ndarray:
+    """What white noise is convolved with (4c, 4c, KERNEL, KERNEL), for the covariances, which fade out towards REACH.
+
+    Times the square root of ``power`` by ring of frequency, and scaled so that each place in a cell keeps its variance.
     """
-    distance = np.arange(-REACH, REACH + 1)
-    fade = np.where(np.abs(distance) <= 2, 1, 0.5 + 0.5 * np.cos(np.pi * distance / (REACH + 1)))
-    whole = np.zeros((size, size, *covariance.shape[:2]), np.float32)
-    np.add.at(
-        whole, np.ix_(distance % size, distance % size), (covariance * np.outer(fade, fade)).transpose(2, 3, 0, 1)
-    )
-    spectrum = rfft2(whole, axes=(0, 1))
-    spectrum *= np.interp(_frequency(size, size), RING_CENTRES, power)[..., None, None]
-    weights = np.where((np.arange(size // 2 + 1) % (size / 2)) == 0, 1, 2)[None, :, None] / size**2  # of rfft2's half
-    variance = (np.einsum("hwcc->hwc", spectrum).real * weights).sum(axis=(0, 1))
-    scale = np.sqrt(np.diagonal(covariance[..., REACH, REACH]) / np.maximum(variance, 1e-12))
-    spectrum *= scale[:, None] * scale
-    values, vectors = np.linalg.eigh((spectrum + spectrum.conj().swapaxes(-1, -2)) / 2)
-    scaled = vectors * np.sqrt(np.maximum(values, 0))[..., None, :]
-    return (scaled @ vectors.conj().swapaxes(-1, -2)).astype(np.complex64)
+    lags, number = np.arange(LAGS) - LAGS // 2, covariance.shape[-1]
+    rows, columns = map(_fade, _apart(lags))
+    fade = np.tile(rows[:, None] * columns, (1, 1, number // 4, number // 4))
+    whole = np.zeros((TORUS, TORUS, number, number))
+    whole[np.ix_(lags, lags)] = covariance * fade
+    values, vectors = np.linalg.eigh(rfft2(whole, axes=(0, 1)))
+    root = vectors * np.sqrt(np.maximum(values, 0))[..., None, :] @ vectors.conj().swapaxes(-1, -2)
+    blur = irfft2(np.sqrt(np.interp(_frequency(2 * TORUS, 2 * TORUS), RING_CENTRES, power)))
+    rows, columns = _apart(np.arange(TORUS))
+    root = np.kron(np.eye(number // 4), rfft2(blur[rows[:, None], columns], axes=(0, 1))) @ root
+    around = -np.arange(KERNEL) + KERNEL // 2  # torch correlates instead of convolving
+    kernel = irfft2(root, axes=(0, 1))[np.ix_(around, around)].transpose(2, 3, 0, 1)
+    variance = np.diagonal(covariance[LAGS // 2, LAGS // 2])
+    scale = np.sqrt(np.maximum(variance, 0) / np.maximum((kernel**2).sum(axis=(1, 2, 3)), 1e-12))
+    return (kernel * scale[:, None, None, None]).astype(np.float32)
