@@ -307,7 +307,7 @@ def _fade(distance: np.ndarray) -> np.ndarray:
 def _kernel(covariance: np.ndarray, power: np.ndarray) -> np.ndarray:
     """What white noise is convolved with (4c, 4c, KERNEL, KERNEL), for the covariances, which fade out towards REACH.
 
-    Times the square root of ``power`` by ring of frequency, and scaled so that each place in a cell keeps its variance.
+    Each place in a cell keeps its variance, before what ``power`` does by ring of frequency.
     """
     lags, number = np.arange(LAGS) - LAGS // 2, covariance.shape[-1]
     rows, columns = map(_fade, _apart(lags))
@@ -316,11 +316,10 @@ def _kernel(covariance: np.ndarray, power: np.ndarray) -> np.ndarray:
     whole[np.ix_(lags, lags)] = covariance * fade
     values, vectors = np.linalg.eigh(rfft2(whole, axes=(0, 1)))
     root = vectors * np.sqrt(np.maximum(values, 0))[..., None, :] @ vectors.conj().swapaxes(-1, -2)
+    variance = np.diagonal(covariance[LAGS // 2, LAGS // 2]), (irfft2(root, axes=(0, 1)) ** 2).sum(axis=(0, 1, 3))
+    root *= np.sqrt(np.maximum(variance[0], 0) / np.maximum(variance[1], 1e-12))[:, None]
     blur = irfft2(np.sqrt(np.interp(_frequency(2 * TORUS, 2 * TORUS), RING_CENTRES, power)))
     rows, columns = _apart(np.arange(TORUS))
     root = np.kron(np.eye(number // 4), rfft2(blur[rows[:, None], columns], axes=(0, 1))) @ root
     around = -np.arange(KERNEL) + KERNEL // 2  # torch correlates instead of convolving
-    kernel = irfft2(root, axes=(0, 1))[np.ix_(around, around)].transpose(2, 3, 0, 1)
-    variance = np.diagonal(covariance[LAGS // 2, LAGS // 2])
-    scale = np.sqrt(np.maximum(variance, 0) / np.maximum((kernel**2).sum(axis=(1, 2, 3)), 1e-12))
-    return (kernel * scale[:, None, None, None]).astype(np.float32)
+    return irfft2(root, axes=(0, 1))[np.ix_(around, around)].transpose(2, 3, 0, 1).astype(np.float32)
