@@ -17,18 +17,11 @@ from numpy.fft import rfft2
 
 import tbsn
 from tbsn import images
-from tbsn.training.noise_model import NoiseModel
+from tbsn.training.noise_model import NoiseModel, cells
 
 SIDE, STEP = 16, 8
 LEAST = 1e-4
 PLACES = [(0, 0), (0, 1), (1, 0), (1, 1)]
-
-
-def cells(image: np.ndarray) -> np.ndarray:
-    """Cells of 2x2 pixels (h, w, c) as pixels (h / 2, w / 2, 4c)."""
-    rows, columns, channels = image.shape[0] // 2, image.shape[1] // 2, image.shape[2]
-    parts = image[: 2 * rows, : 2 * columns].reshape(rows, 2, columns, 2, channels)
-    return parts.transpose(0, 2, 4, 1, 3).reshape(rows, columns, 4 * channels)
 
 
 def spectrum(noise: np.ndarray) -> np.ndarray:

@@ -131,8 +131,8 @@ class NoiseModel:
     def draw(self, image: np.ndarray, random: np.random.Generator) -> np.ndarray:
         """Noise for an image (h, w, c), float32; the place of its cells is random."""
         height, width = image.shape[:2]
-        cells = [side // 2 + KERNEL for side in (height, width)]
-        white = torch.from_numpy(random.standard_normal((1, len(self.kernel), *cells), dtype=np.float32))
+        size = [side // 2 + KERNEL for side in (height, width)]
+        white = torch.from_numpy(random.standard_normal((1, len(self.kernel), *size), dtype=np.float32))
         field = F.pixel_shuffle(F.conv2d(white, torch.tensor(self.kernel)), 2)[0].numpy().transpose(1, 2, 0)
         top, left = random.integers(2, size=2)
         return self.of_scores(field[top : top + height, left : left + width], image)
@@ -271,7 +271,7 @@ def unclipped_mean(light: np.ndarray) -> float:
     return max(0.0, float(light.mean() - share * reach / 2))
 
 
-def _cells(image: np.ndarray) -> np.ndarray:
+def cells(image: np.ndarray) -> np.ndarray:
     """The cells of 2x2 pixels of an image (h, w, c), each a pixel of 4c channels: (h / 2, w / 2, 4c), less odd ends."""
     rows, columns, channels = image.shape[0] // 2, image.shape[1] // 2, image.shape[2]
     parts = image[: 2 * rows, : 2 * columns].reshape(rows, 2, columns, 2, channels)
@@ -280,23 +280,23 @@ def _cells(image: np.ndarray) -> np.ndarray:
 
 def _covariance(fields: Sequence[np.ndarray], flat: Sequence[np.ndarray]) -> np.ndarray:
     """Covariance (LAGS, LAGS, 4c, 4c) of the cells of fields (h, w, c), from pairs of pixels that are both flat."""
-    cells = [_cells(field * mask[..., None]) for field, mask in zip(fields, flat, strict=True)]
-    seen = [_cells(mask[..., None].astype(np.float32)) for mask in flat]
-    total, count = (np.sum([_products(one) for one in parts], axis=0) for parts in (cells, seen))
+    seen = [cells(field * mask[..., None]) for field, mask in zip(fields, flat, strict=True)]
+    known = [cells(mask[..., None].astype(np.float32)) for mask in flat]
+    total, count = (np.sum([_products(one) for one in parts], axis=0) for parts in (seen, known))
     place = np.arange(total.shape[-1]) % 4
     return total / np.maximum(count[..., place[:, None], place], 1)
 
 
-def _products(cells: np.ndarray) -> np.ndarray:
+def _products(image: np.ndarray) -> np.ndarray:
     """Sums (LAGS, LAGS, n, n) over all places of the products of channel i at a distance and channel j of (h, w, n)."""
     side = LAGS // 2
-    moved = sliding_window_view(np.pad(cells, ((side, side), (side, side), (0, 0))), cells.shape)[:, :, 0]
-    return np.array([[np.tensordot(one, cells, ((0, 1), (0, 1))) for one in row] for row in moved])
+    moved = sliding_window_view(np.pad(image, ((side, side), (side, side), (0, 0))), image.shape)[:, :, 0]
+    return np.array([[np.tensordot(one, image, ((0, 1), (0, 1))) for one in row] for row in moved])
 
 
-def _apart(cells: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Rows, and columns, between the pixels of cells (n) apart: each (n, 4, 4)."""
-    return tuple(2 * cells[:, None, None] + place[:, None] - place for place in (ROW, COLUMN))
+def _apart(distance: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Rows, and columns, between the pixels of two cells by the ``distance`` (n) of these: each (n, 4, 4)."""
+    return tuple(2 * distance[:, None, None] + place[:, None] - place for place in (ROW, COLUMN))
 
 
 def _fade(distance: np.ndarray) -> np.ndarray:
