@@ -25,4 +25,4 @@ class Failing(Dataset[tuple[Tensor, ...]]):
 if __name__ == "__main__":
     run = Path(sys.argv[1])
     settings = FitSettings(steps=9, batch=1, crop=32, workers=1)
-    fit(build(UNetConfig(width=4)), losses.renoised, Failing(), settings, run, open_fabric("cpu", run))
+    fit(build(UNetConfig(width=4)), losses.renoised, Failing(), settings, run, open_fabric("cpu"))

@@ -18,7 +18,7 @@ from tbsn.training.start import share
 folder, run, output = map(Path, sys.argv[1:])
 settings = ["network={width: 8, group_channels: 8, blocks: [1, 1, 1], refinement: 1}", "fit.batch=4"]
 recipe = load_recipe(TrainRecipe, "cpu", settings)
-fabric = open_fabric("cpu", run)
+fabric = open_fabric("cpu")
 places = share(recipe.fit, fabric)
 photos = made_by_first(fabric, lambda: cached_folder(folder, run / "cache", 3))
 crops, _ = runs.open_crops(partial(Crops, [photos], stride=recipe.pd), photos, recipe.fit, places)

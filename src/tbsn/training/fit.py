@@ -4,7 +4,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,7 @@ def fit(
         progress("step", settings.steps, state.step, fabric.is_global_zero, max_seconds - state.seconds) as report,
         remembered_signal() as received,
         _errors_of_threads(state.errors),
+        closing(state),
     ):
         for batch in loader(batches, settings, state.step, fabric.device):
             fraction = max(state.step / settings.steps, state.seconds / max_seconds)

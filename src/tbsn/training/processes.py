@@ -17,7 +17,6 @@ from typing import Any, TypeVar, cast
 
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.loggers.tensorboard import TensorBoardLogger
 from lightning_fabric.strategies.ddp import DDPStrategy
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from torch import distributed
@@ -31,7 +30,7 @@ PATIENCE = timedelta(days=7)  # for the first process, which decodes and teaches
 SILENCE = timedelta(minutes=5)  # of a process that trains: longer than any step, or score, should take
 
 
-def open_fabric(device: str, run: Path) -> Fabric:
+def open_fabric(device: str) -> Fabric:
     """One process, or as many as torchrun has started."""
     world, local = (int(os.environ.get(name, "1")) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
     spread: dict[str, Any] = {"devices": local, "num_nodes": world // local}
@@ -39,9 +38,8 @@ def open_fabric(device: str, run: Path) -> Fabric:
         # The weights are laid out channels last, and the gradients come so too or not: the sum is the same.
         warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
         spread["strategy"] = DDPStrategy(timeout=SILENCE)
-    logger = TensorBoardLogger(run, name="", version="tensorboard")
     try:
-        fabric = Fabric(accelerator=device, loggers=logger, **spread)
+        fabric = Fabric(accelerator=device, **spread)
     except (ValueError, RuntimeError, MisconfigurationException) as error:
         raise InputError(f"--device {device}", str(error).splitlines()[0], "use auto or cpu") from error
     fabric.launch()

@@ -52,7 +52,7 @@ def at_work(run: Path, recipe: Recipe, start: Start, inputs: Inputs) -> Iterator
     Raises `InputError` as `open_run` does, or if another of the processes ended, and `Stopped` after SIGTERM or Ctrl-C.
     """
     with stopped_by_signal(run):
-        fabric = open_fabric(start.device, run)
+        fabric = open_fabric(start.device)
         places = share(recipe.fit, fabric)
         opened = open_run(run, recipe, start, inputs()) if fabric.is_global_zero else nullcontext()
         with opened, ended_with_others(run, fabric):

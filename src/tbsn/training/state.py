@@ -1,11 +1,14 @@
 """All that training changes: what a checkpoint holds, and what is written of it."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 
 import torch
 from lightning_fabric import Fabric
+from tensorboardX import SummaryWriter
 from torch import Tensor
 from torch.optim import AdamW
 from torch.optim.swa_utils import get_ema_multi_avg_fn
@@ -39,6 +42,7 @@ class State:
             network.load_state_dict(found["network"])
             optimizer.load_state_dict(found["optimizer"])
             average, self.step, self.seconds = found["average"], found["step"], found["seconds"]
+        self.first = self.step
         if fabric.is_global_zero:
             log.go_on(run, self.step)
         self.errors: list[BaseException] = []
@@ -48,6 +52,12 @@ class State:
         # Scored again, as the images that are held back may have changed since.
         self.chosen = found.get("chosen") if found and score else None
         self.least = score(self.of(self.chosen)) if score and self.chosen else math.inf
+
+    @cached_property
+    def _events(self) -> SummaryWriter:
+        """TensorBoard's log. It leaves out what earlier starts measured after the step that this one went on from."""
+        folder = str(self.run / "tensorboard")
+        return SummaryWriter(folder, purge_step=self.first + 1, filename_suffix=f".{self.first}")
 
     @property
     def lr(self) -> float:
@@ -124,17 +134,23 @@ class State:
             raise DivergedError(self.run, f"the loss is {loss} at step {self.step}", LOWER)
         if not self.fabric.is_global_zero:
             return
-        try:
+        with self._writing_the_log():
             for error in self.errors:
                 raise error
             log.append(self.run, self.step, values)
-            self._log_to_tensorboard(values)
+            for name, value in values.items():
+                self._events.add_scalar(name, value, self.step)
+
+    def close(self) -> None:
+        """Write what TensorBoard's log holds back, if the thread that writes it has not ended."""
+        with self._writing_the_log():
+            if "_events" in vars(self) and not self.errors:
+                self._events.close()
+
+    @contextmanager
+    def _writing_the_log(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             remedy = "make room there; the same command goes on from the last checkpoint"
             raise unwritable(self.run, error, remedy, "the log cannot be written") from error
-
-    def _log_to_tensorboard(self, values: dict[str, float]) -> None:
-        try:
-            self.fabric.log_dict(values, self.step)
-        except ValueError as error:  # whatever goes wrong with a logger of Fabric
-            raise error.__cause__ or error from None
