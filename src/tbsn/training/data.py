@@ -67,7 +67,7 @@ class Renoised(Crops):
     """Pairs of a noisy and a clean crop from noisy photos and their estimates.
 
     The clean one is an estimate, the noisy one the same with noise drawn from the model of a photo; ``models`` are
-    those of all photos, for these crops (see `kept.noise_models`). ``how`` says what else may be changed.
+    those of all photos (see `kept.noise_models`). ``how`` says what else may be changed.
     """
 
     def __init__(
