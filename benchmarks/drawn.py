@@ -1,6 +1,6 @@
 """How far drawn noise is from that of photos: from noisy images and a denoiser of them alone.
 
-    python benchmarks/drawn.py sidd/train --every 80
+    python benchmarks/drawn.py sidd/train --every 40
 
 What a denoiser takes out of photos is compared with what it takes out of its estimates with drawn noise, by the
 divergence of Gaussian fields that have their spectra: of cells of 2x2 pixels, in nats a cell, the mean of both
