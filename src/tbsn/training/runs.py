@@ -33,7 +33,7 @@ from tbsn.training.start import Recipe, Start, at_work, changes
 Source = Path | Sequence[Path] | Sequence[np.ndarray]  # a folder or file, files, or arrays
 
 SAMPLE = 256
-HELD_BACK = 8
+HELD_BACK = 8, 16  # rounds of crops: as many and the same for every size of a batch
 
 
 def train(source: Source, run: Path, recipe: TrainRecipe, start: Start) -> Network:
@@ -163,8 +163,9 @@ def open_crops(
     crops = cut(places=places, augment=settings.augment, among=large[training])
     if not len(held_back):
         return crops, []
-    seen = cut(places=range(settings.batch), augment=False, among=large[held_back])
-    return crops, [seen[step] for step in range(HELD_BACK)]
+    rounds, places = map(range, HELD_BACK)
+    seen = cut(places=places, augment=False, among=large[held_back])
+    return crops, [part for i in rounds for part in zip(*(one.split(settings.batch) for one in seen[i]), strict=True)]
 
 
 def _new_network(recipe: Recipe, init: Path | None) -> Network:
