@@ -4,11 +4,12 @@ An answer is a few settings, another way to cut crops, or another loss. Those of
 and `loss` are to be compared with the first of `training`.
 
     python benchmarks/ablation.py train FOLDER RUNS attention --seeds 3
-    python benchmarks/ablation.py score RUNS NOISY CLEAN attention --every 4
+    python benchmarks/ablation.py score FOLDER RUNS NOISY CLEAN attention --every 4
 
 ``train`` trains each answer for each seed, by the recipe ``cpu`` and BUDGET; ``--share 1/2`` and
 ``2/2`` are for two processes side by side. ``score`` prints the mean PSNR of one PD pass with its standard deviation
-over the seeds. What is done is kept, so that both go on where they were stopped.
+over the seeds, and the loss on the images held back: L1 on the same 128 crops, whatever an answer was trained on. What
+is done is kept, so that both go on where they were stopped.
 """
 
 import json
@@ -31,7 +32,7 @@ from tbsn.settings import TeacherSettings
 from tbsn.teacher import numpy_denoiser
 from tbsn.training import losses, runs
 from tbsn.training.data import Crops
-from tbsn.training.fit import Loss, fit
+from tbsn.training.fit import Loss, fit, mean_loss
 from tbsn.training.recipe import TrainRecipe, load_recipe
 from tbsn.training.start import Start, at_work
 
@@ -167,6 +168,7 @@ def train(
 
 @app.command()
 def score(
+    folder: Annotated[Path, typer.Argument(help="Folder of noisy images that they were trained on.")],
     output: Annotated[Path, typer.Argument(metavar="RUNS", help="Folder of the runs.")],
     noisy: Annotated[Path, typer.Argument(metavar="NOISY", help="Folder of noisy images.")],
     clean: Annotated[Path, typer.Argument(metavar="CLEAN", help="Folder of clean ones.")],
@@ -176,10 +178,12 @@ def score(
 ) -> None:
     """Score the networks of all runs, then print the table."""
     pairs = find_pairs(noisy, clean)[::every]
+    held_back = [_held_back(folder, output, seed) for seed in range(seeds)]
     print("| | parameters | steps/s | loss held back | PSNR |\n|---|---|---|---|---|")
     for answer in QUESTIONS[question]:
-        scores, speeds, losses, size = [], [], [], 0
-        for run in (output / question / answer / f"seed-{seed}" for seed in range(seeds)):
+        scores, speeds, lost, size = [], [], [], 0
+        for seed in range(seeds):
+            run = output / question / answer / f"seed-{seed}"
             network, kept = _of_three_channels(load_network(run)), run / f"psnr-{len(pairs)}.json"
             size = parameters(network)
             if not kept.exists():
@@ -188,10 +192,17 @@ def score(
                 kept.write_text(json.dumps(float(np.mean(found))))
             scores.append(json.loads(kept.read_text()))
             log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-            losses.append([entry["held_back"] for entry in log if "held_back" in entry][-1])
+            lost.append(mean_loss(network, losses.blind_spot, held_back[seed], torch.device("cpu"), mixed=False))
             speeds.append(np.median([entry["steps_per_second"] for entry in log if "steps_per_second" in entry]))
-        values = f"{np.mean(speeds):.2f} | {np.mean(losses):.5f} | {_spread(scores)}"
+        values = f"{np.mean(speeds):.2f} | {np.mean(lost):.5f} | {_spread(scores)}"
         print(f"| {answer} | {size:,} | {values} |", flush=True)
+
+
+def _held_back(folder: Path, output: Path, seed: int) -> list[Sequence[Tensor]]:
+    """Crops that no run of this seed was trained on: where an answer holds more images back, they are among those."""
+    recipe = load_recipe(TrainRecipe, "cpu", [f"fit.seed={seed}"])
+    photos = runs.open_photos(folder, output, 3, recipe.fit.crop)
+    return runs.open_crops(partial(Crops, [photos], stride=recipe.pd), photos, recipe.fit, range(1))[1]
 
 
 def _of_three_channels(network: Network) -> Network:

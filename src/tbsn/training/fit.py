@@ -50,7 +50,7 @@ def fit(
     """
     mixed = precision(settings, fabric.device) == "bf16"
     score = (
-        partial(mean_loss, loss=loss, batches=held_back, fabric=fabric, mixed=mixed)
+        partial(mean_loss, loss=loss, batches=held_back, device=fabric.device, mixed=mixed)
         if held_back and fabric.is_global_zero
         else None
     )
@@ -135,11 +135,13 @@ def gradients(model: Any, loss: Loss, parts: Sequence[Sequence[Tensor]], fabric:
 
 
 @torch.no_grad()
-def mean_loss(network: Network, loss: Loss, batches: Sequence[Sequence[Tensor]], fabric: Fabric, mixed: bool) -> float:
+def mean_loss(
+    network: Network, loss: Loss, batches: Sequence[Sequence[Tensor]], device: torch.device, mixed: bool
+) -> float:
     """The loss of a network over batches."""
-    network = network.to(fabric.device)
-    with torch.autocast(fabric.device.type, torch.bfloat16, enabled=mixed):
-        values = [loss(network, [part.to(fabric.device) for part in batch]) for batch in batches]
+    network = network.to(device)
+    with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
+        values = [loss(network, [part.to(device) for part in batch]) for batch in batches]
     return float(torch.stack(values).mean())
 
 
