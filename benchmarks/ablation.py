@@ -1,7 +1,7 @@
 """One question, its answers trained at an equal budget, over seeds: which parts of the network, which PD stride, ...
 
-An answer is a few settings, another way to cut crops, or another loss. Those of `size`, `crops`
-and `loss` are to be compared with the first of `training`.
+An answer is a few settings, another way to cut crops, another loss or another optimiser. Those of `size`, `crops`,
+`loss` and `optimiser` are to be compared with the first of `training`.
 
     python benchmarks/ablation.py train FOLDER RUNS attention --seeds 3
     python benchmarks/ablation.py score FOLDER RUNS NOISY CLEAN attention --every 4
@@ -13,16 +13,18 @@ is done is kept, so that both go on where they were stopped.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
 import typer
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim import SGD, AdamW, NAdam, Optimizer
 
 from tbsn import images, metrics
 from tbsn.evaluation.pairs import evaluate, find_pairs
@@ -72,6 +74,11 @@ QUESTIONS = {
         "all 25 sub-images of a crop": "fit.batch=25 fit.steps=288 fit.checkpoint_every=96",
     },
     "loss": {"Charbonnier": "", "squared": "", "likelihood": "network.channels=6"},
+    "optimiser": {
+        "beta2 of 0.99": "",
+        "Nesterov": "",
+        "gradient descent with momentum": "fit.lr=0.1 fit.weight_decay=1e-4",
+    },
 }
 
 
@@ -137,6 +144,11 @@ CROPS: dict[str, type[Crops]] = {
     "all 25 sub-images of a crop": AllSubImages,
 }
 LOSSES: dict[str, Loss] = {"Charbonnier": charbonnier, "squared": squared, "likelihood": likelihood}
+OPTIMISERS: dict[str, Callable[..., Optimizer]] = {
+    "beta2 of 0.99": partial(AdamW, betas=(0.9, 0.99)),
+    "Nesterov": lambda *weights, fused, **settings: NAdam(*weights, decoupled_weight_decay=True, **settings),
+    "gradient descent with momentum": partial(SGD, momentum=0.9),
+}
 
 Question = Annotated[str, typer.Argument(help=f"One of {', '.join(QUESTIONS)}.")]
 Seeds = Annotated[int, typer.Option(help="Number of seeds.")]
@@ -163,7 +175,8 @@ def train(
             crops, held_back = runs.open_crops(cut, photos, recipe.fit, places)
             torch.manual_seed(seed)
             network = build(recipe.network)
-            fit(network, LOSSES.get(answer, losses.blind_spot), crops, recipe.fit, run, fabric, held_back=held_back)
+            with patch("tbsn.training.state.AdamW", OPTIMISERS.get(answer, AdamW)):
+                fit(network, LOSSES.get(answer, losses.blind_spot), crops, recipe.fit, run, fabric, held_back=held_back)
 
 
 @app.command()
