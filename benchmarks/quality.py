@@ -1,11 +1,11 @@
 """The table of the README: quality on pairs of noisy and clean images, cost, and time, of all methods in one run.
 
-    python benchmarks/quality.py NOISY CLEAN [--every 1] [--model default] [--model unet] [--crops docs/crops.png]
+    python benchmarks/quality.py NOISY CLEAN [--every 1] [--model teacher] [--model default] [--crops docs/crops.png]
 
 PSNR and SSIM by the protocol `sidd`; GFLOP (multiplications and additions) per 256x256 image; seconds per megapixel of
-this run. ``--crops`` draws a part of some images: noisy, non-local means, each model, clean. BM3D stands beside them
-where the package bm3d is installed (its licence allows no commercial use), with the standard deviation of the removed
-noise of the first model.
+this run. The last model stands there once more with its self-ensemble. ``--crops`` draws a part of some images: noisy,
+non-local means, each student, clean. BM3D stands beside them where the package bm3d is installed (its licence allows no
+commercial use), with the standard deviation of what the last model removes.
 """
 
 from collections.abc import Callable
@@ -29,7 +29,14 @@ PART, ZOOM, CROPS = slice(64, 192), 2, 3
 
 
 def gigaflops(path: Path) -> float:
-    """Of the convolutions of an ONNX model, for an image of 256x256."""
+    """Of a model for an image of 256x256: of the convolutions alone, if it is of ONNX."""
+    if path.suffix != ".onnx":
+        from torch.utils.flop_counter import FlopCounterMode
+
+        denoise = tbsn.load(path)
+        with FlopCounterMode(display=False) as counter:
+            denoise(np.zeros((SIDE, SIDE, denoise.channels), np.float32))
+        return counter.get_total_flops() / 1e9
     model = onnx.load(path)
     convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
     outputs = [node.output[0] for node in convolutions]
@@ -54,22 +61,24 @@ def main(
     noisy: Annotated[Path, typer.Argument(metavar="NOISY")],
     clean: Annotated[Path, typer.Argument(metavar="CLEAN")],
     every: Annotated[int, typer.Option(help="Take every n-th pair.")] = 1,
-    model: Annotated[list[str], typer.Option(help="Repeatable.")] = ["unet", "default"],  # noqa: B006
+    model: Annotated[list[str], typer.Option(help="Repeatable.")] = ["teacher", "unet", "default"],  # noqa: B006
     crops: Annotated[Path | None, typer.Option(help="Picture to draw.")] = None,
 ) -> None:
     pairs = find_pairs(noisy, clean)[::every]
     models = {name: tbsn.load(name) for name in model}
-    methods = BASELINES | bm3d(next(iter(models.values()))) | models
+    last = models[model[-1]]
+    methods = BASELINES | bm3d(last) | models | {f"{model[-1]}, self-ensemble": last.self_ensemble()}
     print("| method | PSNR | SSIM | GFLOP | s per megapixel |\n|---|---|---|---|---|")
     for name, denoise in methods.items():
         scores = list(evaluate(denoise, pairs, metrics.PROTOCOLS["sidd"]))
         pixels = sum(np.prod(images.read(path).pixels.shape[:2]) for path, _ in pairs)
         psnr, ssim = (float(np.mean([getattr(score, key) for score in scores])) for key in ("psnr", "ssim"))
-        cost = f"{gigaflops(find(name)):.1f}" if find(name).suffix == ".onnx" else ""
+        cost = f"{gigaflops(find(name)):.1f}" if name in models else ""
         seconds = sum(score.seconds for score in scores) / pixels * 1e6
         print(f"| {name} | {psnr:.2f} | {ssim:.3f} | {cost} | {seconds:.2f} |", flush=True)
     if crops:
-        draw(crops, pairs[:: max(1, len(pairs) // CROPS)], {"nlm": BASELINES["nlm"]} | models)
+        students = {name: one for name, one in models.items() if find(name).suffix == ".onnx"}
+        draw(crops, pairs[:: max(1, len(pairs) // CROPS)], {"nlm": BASELINES["nlm"]} | students)
 
 
 def draw(path: Path, pairs: list[tuple[Path, Path]], methods: dict[str, Callable[[np.ndarray], np.ndarray]]) -> None:
