@@ -13,7 +13,7 @@ WIDE = 0.1
 STRIDE = 5
 INVISIBLE = 1.73 / 255
 TOO_FEW = 2_000_000
-CPU_MINUTES = 50
+CPU_MINUTES = 25  # its steps are too small for many cores to share
 TARGET_SECONDS = 40  # a million pixels, on one core
 MOST_CORES = 8
 CROPS = {"sidd": 640, "dnd": 480, "cpu": 160}
@@ -74,7 +74,7 @@ def advise(
     clean = floor < INVISIBLE
     strides = pd_strides(autocorrelation)
     recipe, minutes = _recipe(side)
-    preparation = minutes and pixels / 1e6 * TARGET_SECONDS / 60 / _used_cores()
+    preparation = minutes and pixels / 1e6 * TARGET_SECONDS / 60 / min(_cores(), MOST_CORES)
     reasons = []
     doubt = [SINGLE] if measured < ENOUGH else []
     if clean:
@@ -110,9 +110,9 @@ def _plan(
             f"with stride {inference}, which keeps more detail."
         )
     time = (
-        f"Training takes about {minutes:.0f} minutes on the {_cores()} cores here (twice that on a processor "
-        "without bfloat16), distilling the fast student about as long again, after "
-        f"{_spoken(preparation)} for what the teacher makes of all these pixels."
+        f"Training takes about {minutes:.0f} minutes (twice that on a processor without bfloat16), distilling the "
+        f"student about as long again, after {_spoken(preparation)} for what the teacher makes of all these pixels on "
+        f"the {_cores()} cores here."
         if minutes and preparation is not None
         else "Training takes 100,000 steps on the GPU: hours to a day."
     )
@@ -135,11 +135,7 @@ def _recipe(side: int) -> tuple[str, float | None]:
     """The recipe whose crops fit into images of ``side`` pixels, and its minutes; the paper's recipes need a GPU."""
     if shutil.which("nvidia-smi") and side >= CROPS["dnd"]:
         return "sidd" if side >= CROPS["sidd"] else "dnd", None
-    return "cpu", CPU_MINUTES / _used_cores()
-
-
-def _used_cores() -> int:
-    return min(_cores(), MOST_CORES)
+    return "cpu", CPU_MINUTES
 
 
 def _spoken(minutes: float) -> str:
