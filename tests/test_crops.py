@@ -2,6 +2,7 @@
 
 import pickle
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,8 @@ from tbsn.training import kept
 from tbsn.training.data import Crops, Renoised, split
 from tbsn.training.decoded import cached_arrays, cached_folder
 from tbsn.training.noise_model import SAME, NoiseModel
-from tbsn.training.recipe import PairSettings
+from tbsn.training.recipe import PairSettings, TrainRecipe, load_recipe
+from tbsn.training.runs import open_crops
 
 
 def test_crops_are_a_function_of_seed_and_step(folder: Path, tmp_path: Path) -> None:
@@ -103,3 +105,15 @@ def test_every_image_is_trained_on_or_held_back(count: int, share: float, seed: 
     assert len(held_back) == min(round(share * count), count - 1)
     _, later = split(["0.jpg", *names], share, seed)
     assert len({i + 1 for i in held_back} - set(later)) <= 1, "what was held back stays so when images come"
+
+
+def test_what_is_held_back_does_not_depend_on_the_batch(blocks: Path, tmp_path: Path) -> None:
+    photos = cached_folder(blocks, tmp_path / "cache", 3)
+    cut = partial(Crops, [photos], stride=5)
+    seen = []
+    for size in (1, 5, 40):
+        fit = load_recipe(TrainRecipe, "cpu", [f"fit.batch={size}", "fit.hold_back=0.5"]).fit
+        _, held_back = open_crops(cut, photos, fit, range(size))
+        assert all(len(one) <= size for (one,) in held_back), "no more in memory at once than in a step"
+        seen.append(torch.cat([one for (one,) in held_back]))
+    assert len(seen[0]) == 128 and all(torch.equal(seen[0], other) for other in seen)
