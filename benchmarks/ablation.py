@@ -1,7 +1,7 @@
 """One question, its answers trained at an equal budget, over seeds: which parts of the network, which PD stride, ...
 
 An answer is a few settings, another way to cut crops, another loss or another optimiser. Those of `size`, `crops`,
-`loss` and `optimiser` are to be compared with the first of `training`.
+`loss` and `optimiser` are to be compared with the first of `training`; those of `window` see larger sub-images.
 
     python benchmarks/ablation.py train FOLDER RUNS attention --seeds 3
     python benchmarks/ablation.py score FOLDER RUNS NOISY CLEAN attention --every 4
@@ -67,6 +67,7 @@ QUESTIONS = {
         "width 16, 4 blocks": "network.width=16 network.group_channels=16 network.blocks=[4,4,4] network.refinement=4",
         "groups of 12 channels": "network.group_channels=12",
     },
+    "window": {f"windows of {side} pixels": f"pd=4 fit.crop=256 fit.batch=1 network.window={side}" for side in (8, 16)},
     "crops": {
         "channels in any order": "",
         "brighter and darker": "",

@@ -1,0 +1,127 @@
+"""How a student should be distilled, at an equal budget: which targets, the mean or the sum, recharged, on which crops.
+
+    python benchmarks/distilling.py train FOLDER TEACHER RUNS
+    python benchmarks/distilling.py score RUNS NOISY CLEAN
+
+The recipe ``distill-cpu`` with a fast student; the targets of the blind-spot network TEACHER are computed once for all
+answers. ``--share 1/2`` and ``2/2`` are for two processes side by side, the second when the targets are there.
+``score`` prints the mean PSNR. What is done is kept, so that both go on where they were stopped.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+from torch import Tensor, nn
+
+from tbsn import metrics
+from tbsn.denoiser import find
+from tbsn.evaluation.pairs import evaluate, find_pairs
+from tbsn.network.files import Student, build, load_network
+from tbsn.settings import TeacherSettings
+from tbsn.teacher import load_denoiser
+from tbsn.training import kept, losses, runs
+from tbsn.training.data import Crops
+from tbsn.training.fit import fit
+from tbsn.training.recipe import DistillRecipe, TargetSettings, load_recipe
+from tbsn.training.start import Start, at_work
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+TARGETS = TargetSettings(estimate=True, refinements=(0.0, 0.16, 0.3, 0.5, 0.5))
+PD_PASS, NOTHING, SIXTH, THIRD, HALF, ANOTHER_HALF = range(6)  # the pass and, by what is put back, its refinements
+BUDGET = ["network.kind=FastUNet"]
+
+
+@dataclass(frozen=True)
+class Taught:
+    """The loss of one answer: L1 to some of the targets, or to their ``mean``.
+
+    A share ``recharged`` of the values of a target is that of the noisy image, other ones at every step.
+    """
+
+    targets: Sequence[int] = (PD_PASS, SIXTH)
+    mean: bool = False
+    recharged: float = 0.0
+
+    def __call__(self, model: nn.Module, batch: Sequence[Tensor]) -> Tensor:
+        noisy, targets = batch
+        chosen = targets.unflatten(1, (-1, noisy.shape[1]))[:, list(self.targets)]
+        if self.mean:
+            chosen = chosen.mean(dim=1, keepdim=True)
+        chosen = torch.where(torch.rand_like(chosen) < self.recharged, noisy[:, None], chosen)
+        return losses.distillation(model, (noisy, chosen.flatten(1, 2)))
+
+
+ANSWERS = {
+    "a refinement, nothing put back (the paper's)": (Taught([NOTHING]), ""),
+    "the PD pass": (Taught([PD_PASS]), ""),
+    "a refinement, 0.16 put back": (Taught([SIXTH]), ""),
+    "a refinement, 0.3 put back": (Taught([THIRD]), ""),
+    "a refinement, 0.5 put back": (Taught([HALF]), ""),
+    "two of 0.5": (Taught([HALF, ANOTHER_HALF]), ""),
+    "the PD pass and a refinement of 0.16 (the recipe's)": (Taught(), ""),
+    "the same, to their mean": (Taught(mean=True), ""),
+    "the PD pass and refinements of 0, 0.16, 0.3, 0.5, 0.5": (Taught(range(6)), ""),
+    "the same, to the mean of all": (Taught(range(6), mean=True), ""),
+    "the recipe's, 0.1 recharged": (Taught(recharged=0.1), ""),
+    "the recipe's, 0.3 recharged": (Taught(recharged=0.3), ""),
+    "the paper's, 0.3 recharged": (Taught([NOTHING], recharged=0.3), ""),
+    "the recipe's, 16 crops of 64x64": (Taught(), "fit.crop=64 fit.batch=16"),
+    "the recipe's, 1 crop of 256x256": (Taught(), "fit.crop=256 fit.batch=1"),
+    "the recipe's, no flips or turns": (Taught(), "fit.augment=false"),
+    "the recipe's, the learning rate stays": (Taught(), "fit.milestones=[]"),
+}
+
+
+@app.command()
+def train(
+    folder: Annotated[Path, typer.Argument(help="Folder of noisy images.")],
+    teacher: Annotated[str, typer.Argument(help="A blind-spot network with PD.")],
+    output: Annotated[Path, typer.Argument(metavar="RUNS", help="Folder for the runs.")],
+    share: Annotated[str, typer.Option(help="Part of the work: 1/2 and 2/2 for two processes.")] = "1/1",
+) -> None:
+    """Train every answer."""
+    part, parts = map(int, share.split("/"))
+    torch.set_num_threads(max(1, torch.get_num_threads() // parts))
+    bsn = load_network(find(teacher))
+    if isinstance(bsn, Student):
+        raise typer.BadParameter(f"{teacher} is no blind-spot network")
+    for answer, (loss, settings) in list(ANSWERS.items())[part - 1 :: parts]:
+        recipe = load_recipe(DistillRecipe, "distill-cpu", [*BUDGET, *settings.split()])
+        run = output / answer
+        with at_work(run, recipe, Start("cpu"), dict) as (fabric, places):
+            photos = runs.open_photos(folder, output, 3, recipe.fit.crop)
+            taught = kept.targets([bsn], photos, TARGETS, output, fabric.device)
+            crops, held_back = runs.open_crops(partial(Crops, [photos, taught]), photos, recipe.fit, places)
+            torch.manual_seed(recipe.fit.seed)
+            fit(build(recipe.network), loss, crops, recipe.fit, run, fabric, held_back=held_back)
+
+
+@app.command()
+def score(
+    output: Annotated[Path, typer.Argument(metavar="RUNS", help="Folder of the runs.")],
+    noisy: Annotated[Path, typer.Argument(metavar="NOISY", help="Folder of noisy images.")],
+    clean: Annotated[Path, typer.Argument(metavar="CLEAN", help="Folder of clean ones.")],
+) -> None:
+    """Score all students, then print the table."""
+    pairs = find_pairs(noisy, clean)
+    print("| student of | PSNR | SSIM |\n|---|---|---|")
+    for answer in ANSWERS:
+        result = output / answer / "score.json"
+        if not result.exists():
+            denoise = load_denoiser(output / answer, TeacherSettings())
+            found = [(one.psnr, one.ssim) for one in evaluate(denoise, pairs, metrics.PROTOCOLS["sidd"])]
+            result.write_text(json.dumps(np.mean(found, axis=0).tolist()))
+        psnr, ssim = json.loads(result.read_text())
+        print(f"| {answer} | {psnr:.2f} | {ssim:.3f} |", flush=True)
+
+
+if __name__ == "__main__":
+    app()
