@@ -42,6 +42,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 BUDGET = ["fit.batch=4", "fit.steps=1800", "fit.ema=0.995", "fit.checkpoint_every=600"]
 PART = "network.channel_attention={} network.spatial_attention={}"
+LARGE = "pd=4 fit.crop=256"
 QUESTIONS = {
     "attention": {
         "convolutions": PART.format("'off'", "false"),
@@ -67,7 +68,7 @@ QUESTIONS = {
         "width 16, 4 blocks": "network.width=16 network.group_channels=16 network.blocks=[4,4,4] network.refinement=4",
         "groups of 12 channels": "network.group_channels=12",
     },
-    "window": {f"windows of {side} pixels": f"pd=4 fit.crop=256 fit.batch=1 network.window={side}" for side in (8, 16)},
+    "window": {f"windows of {side} pixels": f"{LARGE} fit.batch=1 network.window={side}" for side in (8, 16)},
     "crops": {
         "channels in any order": "",
         "brighter and darker": "",
@@ -192,7 +193,8 @@ def score(
 ) -> None:
     """Score the networks of all runs, then print the table."""
     pairs = find_pairs(noisy, clean)[::every]
-    held_back = [_held_back(folder, output, seed) for seed in range(seeds)]
+    large = LARGE.split() if question == "window" else []
+    held_back = [_held_back(folder, output, [f"fit.seed={seed}", *large]) for seed in range(seeds)]
     print("| | parameters | steps/s | loss held back | PSNR |\n|---|---|---|---|---|")
     for answer in QUESTIONS[question]:
         scores, speeds, lost, size = [], [], [], 0
@@ -212,9 +214,9 @@ def score(
         print(f"| {answer} | {size:,} | {values} |", flush=True)
 
 
-def _held_back(folder: Path, output: Path, seed: int) -> list[Sequence[Tensor]]:
+def _held_back(folder: Path, output: Path, settings: list[str]) -> list[Sequence[Tensor]]:
     """Crops that no run of this seed was trained on: where an answer holds more images back, they are among those."""
-    recipe = load_recipe(TrainRecipe, "cpu", [f"fit.seed={seed}"])
+    recipe = load_recipe(TrainRecipe, "cpu", settings)
     photos = runs.open_photos(folder, output, 3, recipe.fit.crop)
     return runs.open_crops(partial(Crops, [photos], stride=recipe.pd), photos, recipe.fit, range(1))[1]
 
