@@ -36,7 +36,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 TARGETS = TargetSettings(estimate=True, refinements=(0.0, 0.16, 0.3, 0.5, 0.5))
 PD_PASS, NOTHING, SIXTH, THIRD, HALF, _ = range(6)  # the pass and, by what is put back, its refinements
-BUDGET = ["network.kind=FastUNet", "fit.steps=1200", "fit.checkpoint_every=200"]
+BUDGET = ["network.kind=FastUNet", "fit.clip=1", "fit.steps=1200", "fit.checkpoint_every=200"]
 
 
 @dataclass(frozen=True)

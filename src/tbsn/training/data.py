@@ -67,8 +67,7 @@ class Renoised(Crops):
     """Pairs of a noisy and a clean crop from noisy photos and their estimates.
 
     The clean one is an estimate, the noisy one the same with noise drawn from the model of a photo; ``models`` are
-    those of all photos (see `kept.noise_models`). ``how`` says what else may be changed. The third part of a batch, (b,
-    1, 1, 1), is 1 where the clean one is no estimate but all there is, else 0.
+    those of all photos (see `kept.noise_models`). ``how`` says what else may be changed.
     """
 
     def __init__(
@@ -86,10 +85,9 @@ class Renoised(Crops):
         where = self._place(index, zoom * self.crop, random)
         seen = self._model(index).unbiased(images.to_float(estimates[index][where]))
         clean = shrunk(seen, zoom)
-        plain = random.random() < how.plain
-        if leaves := plain or random.random() < how.leaves:
+        if random.random() < how.leaves:
             clean = dead_leaves().draw(seen.reshape(-1, seen.shape[2]), self.crop, random)
-        if plain:
+        if random.random() < how.plain:
             noisy = clean + plain_noise(clean, random)
         else:
             noisy = clean + self._model(loud).draw(clean, random)
@@ -97,7 +95,7 @@ class Renoised(Crops):
         if random.random() < how.grey:
             channel = int(random.integers(clean.shape[2]))
             noisy, clean = (np.repeat(one[..., channel, None], one.shape[2], axis=2) for one in (noisy, clean))
-        return [images.to_float(images.from_float(noisy, photos[index].dtype)), clean, np.full((1, 1, 1), leaves, "f4")]
+        return [images.to_float(images.from_float(noisy, photos[index].dtype)), clean]
 
     def _model(self, index: int) -> NoiseModel:
         return NoiseModel.unpacked(self.models[index].ravel(), self.stacks[0][index].shape[2])

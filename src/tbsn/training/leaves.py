@@ -17,11 +17,10 @@ SIDE = 512
 FINE = 2
 LARGEST_CROP = SIDE // FINE
 PICTURES = 24
-TEXTURES = 32
+TEXTURES = 16
 SMALLEST, LARGEST = (2.0, 32.0), 200.0
 COVERED = 5
-BRIGHT = 0.5
-LAYERS, TEXTURED, STRENGTH, TINT = 2, 0.5, 0.07, 0.15
+TEXTURED, STRENGTH = 0.5, 0.05
 BLUR = 1.0
 
 
@@ -48,24 +47,15 @@ class Leaves:
         top, left = random.integers(SIDE - fine + 1, size=2)
         shapes = self.shapes[random.integers(PICTURES)][top : top + fine, left : left + fine]
         count = int(shapes.max()) + 1
-        picture = _colour(colours, count, random)[shapes]
-        for _ in range(LAYERS):
-            strength = random.exponential(STRENGTH, count) * (random.random(count) < TEXTURED)
-            tinted = (strength[:, None] * random.normal(1, TINT, (count, colours.shape[1]))).astype(np.float32)
-            texture = np.roll(self.textures[random.integers(TEXTURES)], random.integers(SIDE, size=2), (0, 1))
-            picture += tinted[shapes] * texture[:fine, :fine, None]
+        contrast = np.float32(2 ** random.uniform(-2, 0))
+        colour = colours[random.integers(len(colours), size=count)]
+        colour = colour.mean(axis=0) + contrast * (colour - colour.mean(axis=0))
+        strength = random.exponential(STRENGTH, count) * (random.random(count) < TEXTURED)
+        texture = np.roll(self.textures[random.integers(TEXTURES)], random.integers(SIDE, size=2), (0, 1))[:fine, :fine]
+        picture = colour[shapes] + (strength.astype(np.float32)[shapes] * texture)[..., None]
         coarse = shrunk(picture, FINE)
         blur = random.uniform(0, BLUR)
         return np.clip(gaussian_filter(coarse, (blur, blur, 0)), 0, 1)
-
-
-def _colour(colours: np.ndarray, count: int, random: np.random.Generator) -> np.ndarray:
-    """Colours (count, c) for shapes: of the ``colours`` (n, c), half of the time with another brightness each."""
-    colour = colours[random.integers(len(colours), size=count)]
-    if random.random() < BRIGHT:
-        colour += random.random((count, 1), dtype=np.float32) - colour.mean(axis=1, keepdims=True)
-    contrast, middle = np.float32(2 ** random.uniform(-2, 0)), colour.mean(axis=0)
-    return middle + contrast * (colour - middle)
 
 
 def shrunk(image: np.ndarray, factor: int) -> np.ndarray:
@@ -101,22 +91,6 @@ def _shapes(random: np.random.Generator) -> np.ndarray:
 
 
 def _texture(random: np.random.Generator) -> np.ndarray:
-    """A field (SIDE, SIDE) of mean 0 and standard deviation 1: as it is drawn, or spots, threads or stripes."""
-    field, kind = _field(random), random.integers(4)
-    if kind == 1:
-        field = np.tanh(4 * (field - random.normal()))
-    elif kind == 2:
-        field = np.exp(-np.abs(field) * random.uniform(2, 8))
-    elif kind == 3:
-        rows, columns = np.ogrid[:SIDE, :SIDE]
-        across, along = random.integers(-SIDE // 5, SIDE // 5 + 1, size=2)
-        waves = 2 * np.pi * (across * rows + along * columns) / SIDE + random.exponential(2) * field
-        field = np.tanh(random.uniform(1, 4) * np.sin(waves))
-    field = field - field.mean()
-    return (field / (field.std() + 1e-6)).astype(np.float32)
-
-
-def _field(random: np.random.Generator) -> np.ndarray:
     """A field whose amplitude falls as a power of the frequency, of all directions or of some."""
     rows, columns = np.fft.fftfreq(SIDE)[:, None], np.fft.rfftfreq(SIDE)
     frequency = np.hypot(rows, columns)

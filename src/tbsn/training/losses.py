@@ -27,7 +27,7 @@ def distillation(model: nn.Module, batch: Sequence[Tensor]) -> Tensor:
 
 def renoised(model: nn.Module, batch: Sequence[Tensor]) -> Tensor:
     """``log |student(x + z) - x|²``, the mean over the images: a decibel counts the same in every one."""
-    noisy, clean, _ = batch
+    noisy, clean = batch
     error = (model(noisy) - clean).square().mean(dim=(1, 2, 3))
     return (error + LEAST_ERROR).log().mean()
 
@@ -36,15 +36,13 @@ def ensembled(teachers: Sequence[nn.Module], count: int) -> Callable[[nn.Module,
     """``log |student(y) - t|²``, t the mean of what teachers make of ``count`` of the flips and quarter turns of y.
 
     Which, the values of y decide, all alike: on average t is their self-ensemble. It holds no noise, and a student that
-    nears it has in one pass what its teachers have in eight. The clean images have no part in this, but those that are
-    no estimates: they are t themselves.
+    nears it has in one pass what its teachers have in eight. The clean images have no part in this.
     """
 
     def loss(model: nn.Module, batch: Sequence[Tensor]) -> Tensor:
-        noisy, clean, known = batch
+        noisy, _ = batch
         with torch.no_grad():
-            said = _mean_over_some([teacher.to(noisy.device) for teacher in teachers], noisy, count)
-            target = torch.where(known > 0, clean, said)
+            target = _mean_over_some([teacher.to(noisy.device) for teacher in teachers], noisy, count)
         return ((model(noisy) - target).square().mean(dim=(1, 2, 3)) + LEAST_DISTANCE).log().mean()
 
     return loss

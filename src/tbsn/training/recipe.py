@@ -151,9 +151,9 @@ class PairSettings(Settings):
     A share ``halved`` of the estimates is shrunk to half, where the photo is large enough: that is sharper, and what
     noise was left in it is weaker. A share ``leaves`` of the clean images is no estimate, but dead leaves in the
     colours of one: all that an estimate shows is smooth. A share ``mixed`` is of two photos: the one with less noise
-    gives the estimate, which is the cleaner one, and the other the noise. A share ``plain`` is dead leaves with noise
-    that no camera makes, see `plain_noise`. ``stops`` is the range of exposures, ``weak`` the share with weaker noise,
-    see `exposed`. A share ``grey`` shows one channel in all.
+    gives the estimate, which is the cleaner one, and the other the noise. A share ``plain`` has noise that no camera
+    makes, see `plain_noise`. ``stops`` is the range of exposures, ``weak`` the share with weaker noise, see `exposed`.
+    A share ``grey`` shows one channel in all.
     """
 
     curve: Curve = "sRGB"
@@ -180,8 +180,8 @@ class RenoiseRecipe(Settings):
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
-        if (self.pairs.leaves or self.pairs.plain) and self.fit.crop > LARGEST_CROP:
-            raise ValueError(f"fit.crop is over {LARGEST_CROP}: set pairs.leaves=0 and pairs.plain=0")
+        if self.pairs.leaves and self.fit.crop > LARGEST_CROP:
+            raise ValueError(f"fit.crop is over {LARGEST_CROP}: set pairs.leaves=0")
         if isinstance(self.network, TBSNConfig) and self.network.pd != 1:
             raise ValueError("pairs are whole images: set network.pd=1")
         return self
