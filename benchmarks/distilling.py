@@ -4,8 +4,7 @@
     python benchmarks/distilling.py score RUNS NOISY CLEAN
 
 The recipe ``distill-cpu`` with a fast student; the targets of the blind-spot network TEACHER are computed once for all
-answers. ``--share 1/2`` and ``2/2`` are for two processes side by side, the second when the targets are there.
-``score`` prints the mean PSNR. What is done is kept, so that both go on where they were stopped.
+answers. ``score`` prints the mean PSNR. What is done is kept, so that both go on where they were stopped.
 """
 
 import json
@@ -82,15 +81,12 @@ def train(
     folder: Annotated[Path, typer.Argument(help="Folder of noisy images.")],
     teacher: Annotated[str, typer.Argument(help="A blind-spot network with PD.")],
     output: Annotated[Path, typer.Argument(metavar="RUNS", help="Folder for the runs.")],
-    share: Annotated[str, typer.Option(help="Part of the work: 1/2 and 2/2 for two processes.")] = "1/1",
 ) -> None:
     """Train every answer."""
-    part, parts = map(int, share.split("/"))
-    torch.set_num_threads(max(1, torch.get_num_threads() // parts))
     bsn = load_network(find(teacher))
     if isinstance(bsn, Student):
         raise typer.BadParameter(f"{teacher} is no blind-spot network")
-    for answer, (loss, settings) in list(ANSWERS.items())[part - 1 :: parts]:
+    for answer, (loss, settings) in ANSWERS.items():
         recipe = load_recipe(DistillRecipe, "distill-cpu", [*BUDGET, *settings.split()])
         run = output / answer
         with at_work(run, recipe, Start("cpu"), dict) as (fabric, places):
