@@ -28,6 +28,8 @@ from tbsn.errors import NoRoomError
 from tbsn.plan import Job
 from test_one_file import SAME, integers
 
+SHOWN = {"capture_output": True, "text": True, "check": False}
+
 
 def test_standard_input_goes_to_standard_output_in_its_format(tmp_path: Path, photo: Path) -> None:
     command = [sys.executable, "-m", "tbsn", "denoise", "-"]
@@ -48,6 +50,14 @@ def test_standard_input_goes_to_standard_output_in_its_format(tmp_path: Path, ph
     assert done.returncode == 3 and done.stderr.startswith(b"error: standard input: damaged")
     done = subprocess.run([*command, "--dry-run"], input=photo.read_bytes(), capture_output=True, check=True)
     assert done.stdout.decode() == f"standard input -> {tmp_path / 'cut.png'}\n" and not done.stderr
+
+
+@pytest.mark.parametrize(("output", "code"), [("> /dev/full", 5), ("| true", 2)])
+def test_standard_output_that_takes_nothing_is_named(photo: Path, output: str, code: int) -> None:
+    command = f"{sys.executable} -m tbsn denoise - < {photo} {output}; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], **SHOWN)
+    assert done.returncode == code and done.stderr.startswith("error: standard output: cannot be written (")
+    assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -80,12 +90,13 @@ def test_the_log_says_what_was_done(folder: Path, tmp_path: Path) -> None:
     assert lines[0]["input_sha256"] == digest and lines[0]["model"] == "default" and len(lines[0]["model_sha256"]) == 64
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_batch_that_is_stopped_goes_on(tmp_path: Path, number: int, code: int) -> None:
     (tmp_path / "in").mkdir()
     for i in range(12):
         shutil.copy(EXAMPLES / "letters.png", tmp_path / "in" / f"{i:02}.png")
     command = [sys.executable, "-m", "tbsn", "denoise", str(tmp_path / "in"), "-o", str(tmp_path / "out")]
+    command = ["env", "--default-signal=HUP", *command]  # whoever runs the tests may ignore it
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while not list((tmp_path / "out").glob("[0-9]*.png")):
         time.sleep(0.02)
@@ -96,6 +107,20 @@ def test_a_batch_that_is_stopped_goes_on(tmp_path: Path, number: int, code: int)
     assert 0 < len(done) < 12 and all(name.endswith(".png") and not name.startswith(".") for name in done)
     assert subprocess.run([*command, "--skip-existing"], capture_output=True, check=False).returncode == 0
     assert len(list((tmp_path / "out").glob("[0-9]*.png"))) == 12
+
+
+def test_nohup_is_heeded() -> None:
+    code = "from tbsn.stopping import *\nwith remembered_signal() as received: signal.raise_signal(signal.SIGHUP)"
+    done = subprocess.run(["env", "--ignore-signal=HUP", sys.executable, "-c", f"{code}\nprint(received())"], **SHOWN)
+    assert done.stdout == "0\n" and not done.stderr
+
+
+@pytest.mark.parametrize("output", ["| true", "2>&1 | true", "> /dev/full", "> /dev/full 2>&1"])
+def test_a_batch_goes_on_though_nobody_reads_what_it_says(folder: Path, tmp_path: Path, output: str) -> None:
+    (folder / "bad.png").write_bytes(b"no image")
+    command = f"{sys.executable} -m tbsn denoise {folder} -o {tmp_path / 'out'} {output}; exit ${{PIPESTATUS[0]}}"
+    assert subprocess.run(["bash", "-c", command], **SHOWN).returncode == 3
+    assert len((tmp_path / "out" / "run.jsonl").read_text().splitlines()) == 4
 
 
 def test_a_signal_is_heeded_before_the_next_tile(tmp_path: Path) -> None:
@@ -138,8 +163,8 @@ def test_ctrl_c_while_the_program_starts_is_silent(module: str, photo: Path) -> 
     assert done.returncode == 130 and not done.stderr and not done.stdout
 
 
-@pytest.mark.parametrize("both", [False, True])
-def test_on_a_terminal_there_is_a_bar_and_results_are_whole_lines(tmp_path: Path, both: bool) -> None:
+@pytest.mark.parametrize(("both", "plain"), [(False, False), (True, False), (True, True)])
+def test_on_a_terminal_there_is_a_bar_and_results_are_whole_lines(tmp_path: Path, both: bool, plain: bool) -> None:
     """On standard output they stay, if that is a file; else they stand above the bar."""
     pty = pytest.importorskip("pty")
     stack, out = tmp_path / "in" / f"{'long' * 30}.tif", tmp_path / "out"
@@ -148,10 +173,9 @@ def test_on_a_terminal_there_is_a_bar_and_results_are_whole_lines(tmp_path: Path
     shutil.copy(EXAMPLES / "01_14.png", stack.with_name("b.png"))
     main, terminal = pty.openpty()
     command = [sys.executable, "-m", "tbsn", "denoise", stack.parent, "-o", out]
+    environment = os.environ | {"TERM": "xterm"} | ({"NO_COLOR": "1"} if plain else {})
     with (tmp_path / "results").open("wb") as file, os.fdopen(main, "rb", buffering=0) as screen:
-        process = subprocess.Popen(
-            command, stdout=terminal if both else file, stderr=terminal, env=os.environ | {"TERM": "xterm"}
-        )
+        process = subprocess.Popen(command, stdout=terminal if both else file, stderr=terminal, env=environment)
         os.close(terminal)
         said = ""
         with suppress(OSError):  # how Linux tells that it ends
@@ -163,6 +187,7 @@ def test_on_a_terminal_there_is_a_bar_and_results_are_whole_lines(tmp_path: Path
     assert [line in re.split(r"\r\n|\x1b\[2K", said) for line in lines] == [both, both]
     speeds = re.findall(r"page (\d+)/40 (\d\.\d\d) MP/s", said)
     assert len(speeds) > 1 and all(float(speed) for _, speed in speeds)
+    assert bool(re.search(r"\x1b\[[\d;]*3\d", said)) != plain  # colours
 
 
 def test_memory_and_unexpected_errors_are_the_files_alone(tmp_path: Path, photo: Path) -> None:
@@ -177,6 +202,15 @@ def test_memory_and_unexpected_errors_are_the_files_alone(tmp_path: Path, photo:
         results = list(batch.denoise_files(fails(error), jobs))
         assert [result.error and result.error.code for result in results] == [code] * 3
         assert not list(tmp_path.glob("[.0-9]*.png"))
+
+
+def test_quiet_and_verbose(folder: Path, tmp_path: Path) -> None:
+    quiet = tbsn("denoise", folder, "-o", tmp_path / "out", "-q")
+    assert (quiet.returncode, quiet.stdout, quiet.stderr) == (0, "", "")
+    verbose = tbsn("denoise", folder, "-o", tmp_path / "out", "-v", "--skip-existing")
+    assert verbose.returncode == 0 and verbose.stdout.count(" is there already\n") == 3
+    verbose = tbsn("denoise", folder, "-o", tmp_path / "out", "-v", "--overwrite")
+    assert len(re.findall(r"\.\w+  0\.\d\d megapixels in \d+\.\d\d s\n", verbose.stdout)) == 3
 
 
 @pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), FileNotFoundError()])

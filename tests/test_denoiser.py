@@ -177,7 +177,7 @@ def test_strength_goes_from_the_image_to_the_denoised_one(small: tuple[UNet, Pat
     none, part, whole = (tbsn.load(small[1], strength=strength)(image) for strength in (0, 0.25, 1))
     np.testing.assert_allclose(none, image, atol=1e-6)
     np.testing.assert_allclose(part, 0.75 * image + 0.25 * whole, atol=1e-6)
-    for wrong in (-0.1, 1.5, float("nan")):
+    for wrong in (-0.1, 1.5, float("nan"), "0.5"):
         with pytest.raises(InputError, match="not from 0 to 1"):
             tbsn.load(small[1], strength=wrong)
 

@@ -209,7 +209,16 @@ def test_what_would_come_out_in_wrong_colours_is_refused_by_name(tmp_path: Path)
     tifffile.imwrite(tmp_path / "white.tif", noise, photometric="miniswhite")
     Image.fromarray(noise > 0.5).save(tmp_path / "bit.png")
     Image.fromarray(noise > 0.5).save(tmp_path / "bit.tif")
-    Image.fromarray((255 * noise).astype(np.uint8)).convert("CMYK").save(tmp_path / "inks.jpg")
+    photo = Image.fromarray((255 * noise).astype(np.uint8)).convert("RGB")
+    for space in ("CMYK", "LAB", "YCbCr"):
+        photo.convert(space).save(tmp_path / f"{space}.tif", compression="tiff_lzw")
+    photo.convert("CMYK").save(tmp_path / "inks.jpg")
+    photo.save(tmp_path / "mask.tif")
+    with tifffile.TiffFile(tmp_path / "mask.tif", mode="r+") as file:
+        file.pages[0].tags[262].overwrite(4)
+    for packing in ("zstd", "lzma"):
+        photo.save(tmp_path / f"{packing}.tif", compression=packing)
+    tifffile.imwrite(tmp_path / "long.tif", noise.astype(np.uint64))
     turned = [((255 * noise).astype(np.uint8), orientation) for orientation in (1, 6)]
     with tifffile.TiffWriter(tmp_path / "turned.tif") as writer:
         for page, orientation in turned:
@@ -219,10 +228,22 @@ def test_what_would_come_out_in_wrong_colours_is_refused_by_name(tmp_path: Path)
         ("bit.png", "1 bit a pixel"),
         ("bit.tif", "1 bit a pixel"),
         ("inks.jpg", "is cmyk"),
+        ("CMYK.tif", "is CMYK"),
+        ("LAB.tif", "is LAB"),
+        ("YCbCr.tif", "is YCbCr"),
+        ("mask.tif", "is a mask"),
+        ("zstd.tif", "is packed by Zstandard"),
+        ("lzma.tif", "is packed by LZMA"),
+        ("long.tif", "has 64 bits"),
         ("turned.tif", "orientations"),
     ):
         with pytest.raises(InputError, match=reason):
             images.open_photo(tmp_path / name)
+
+
+def test_a_jpeg_in_a_tiff_has_its_colours(tmp_path: Path) -> None:
+    Image.new("RGB", (64, 64), (200, 10, 10)).convert("YCbCr").save(tmp_path / "red.tif", compression="jpeg")
+    assert np.abs(images.read(tmp_path / "red.tif").pixels - [200.0, 10, 10]).max() <= 3
 
 
 def test_palettes_and_grey_of_which_0_is_white_are_read_as_they_look(tmp_path: Path) -> None:

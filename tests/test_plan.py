@@ -11,6 +11,7 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
+import tifffile
 
 from conftest import EXAMPLES, save, tbsn
 from tbsn import images
@@ -69,6 +70,23 @@ def test_results_inside_the_input_folder_are_no_inputs(folder: Path) -> None:
         assert done.returncode == 0 and done.stdout.strip().endswith("12_14.clean.png")
 
 
+def test_ome_tiff_keeps_its_suffix_and_its_siblings(tmp_path: Path) -> None:
+    def write(name: str, *uuids: str) -> None:
+        planes = "".join(
+            f'<TiffData IFD="0"><UUID FileName="{uuid}.ome.tif">{uuid}</UUID></TiffData>' for uuid in uuids
+        )
+        tifffile.imwrite(tmp_path / name, np.zeros((8, 8), np.uint8), description=f"<OME>{planes}</OME>", metadata=None)
+
+    write("one.ome.tif", "a", "a")
+    for _ in range(2):
+        done = tbsn("denoise", tmp_path, "--overwrite")
+        assert done.returncode == 0 and done.stdout.strip().endswith("one_denoised.ome.tif")
+    write("z0.ome.tif", "z0", "z1")
+    done = tbsn("denoise", tmp_path / "z0.ome.tif")
+    assert done.returncode == 3 and "name each other" in done.stderr and not list(tmp_path.glob("z0_*"))
+    assert tbsn("denoise", tmp_path / "z0.ome.tif", "-o", tmp_path / "out").returncode == 0
+
+
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current folder, with an image ``a.png``, and one in each of the folders ``q`` and ``y``."""
@@ -88,6 +106,13 @@ def test_no_input_is_written_over(here: Path) -> None:
     shutil.copy("a.png", "a_denoised.png")
     refused, follows = plan([Path("a.png"), Path("a_denoised.png")], Output(exists="replace"))
     assert refused.refused and not follows.refused
+
+
+def test_what_cannot_be_done_is_told_first(here: Path) -> None:
+    jobs = plan([Path("a.png"), Path("q/a.png"), Path("y/a.png")], Output(here / "q", exists="replace"))
+    assert [bool(job.refused) for job in jobs] == [True, True, True]
+    jobs = plan([Path("q"), Path("y")], Output(here / "out"))
+    assert [(job.source, bool(job.refused)) for job in jobs] == [(Path("y/a.png"), True), (Path("q/a.png"), False)]
 
 
 def test_what_is_named_twice_is_done_once(here: Path) -> None:

@@ -111,6 +111,15 @@ def test_a_device_that_fails_later_is_left_for_the_cpu(noisy: np.ndarray, monkey
     assert np.array_equal(denoised, denoise(noisy))
 
 
+def test_a_result_of_another_size_is_left_for_the_cpu(noisy: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = noisy[:70, :100]
+    starts(monkeypatch, on_cpu(lambda result: result[:70, :100]))
+    denoise = tbsn.load(device="other")
+    denoise(small)
+    with pytest.warns(RuntimeWarning, match="another size"):
+        assert np.array_equal(denoise(noisy), tbsn.load(device="cpu")(noisy))
+
+
 def test_auto_starts_a_device_for_large_tiles_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     begun: list[int] = []
     monkeypatch.setattr(runtime, "LARGE", 64 * 64)

@@ -17,7 +17,7 @@ from typing import Any, Literal, Self
 import numpy as np
 
 from tbsn.denoiser import Denoiser
-from tbsn.encoding import Encoding, check_holds, write_rows
+from tbsn.encoding import Encoding, check_holds, check_names, write_rows
 from tbsn.errors import InputError, NoRoomError, Stopped, UnexpectedError
 from tbsn.files import make_folder
 from tbsn.images import Photo, check_values, open_photo
@@ -109,6 +109,7 @@ def denoise_file(
             source, f"has {channels} channels, the model {denoise.channels}", "train a model on such images"
         )
     check_holds(target, photo.dtype, channels, photo.pages, photo.alpha)
+    check_names(target, photo)
     pixels = height * width * photo.pages
     scale = scale_of(photo.dtype, pixels * channels, _strips(photo, settings))
     trust = denoise.trust_for(photo.rows, (height, width), scale)

@@ -14,6 +14,7 @@ import typer
 
 from tbsn import options
 from tbsn.errors import FULL, SOME_FAILED, InputError, NoRoomError
+from tbsn.lines import warn
 from tbsn.settings import TeacherSettings
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def denoise(
     from tbsn.plan import Output, check_writable, plan
     from tbsn.streams import STREAM, files_for_streams
 
-    warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
+    warnings.showwarning = lambda message, *_: warn(f"warning: {message}")
     amount = options.strength(strength)
     settings = session.settings(quality, strip_metadata, nan, options.memory(max_memory))
     if overwrite and skip_existing:
@@ -252,7 +253,7 @@ def diagnose(
     from tbsn import diagnose as diagnosis
     from tbsn.files import atomic
 
-    result = diagnosis.diagnose(inputs, lambda error: print(f"error: {error}", file=sys.stderr))
+    result = diagnosis.diagnose(inputs, lambda error: warn(f"error: {error}"))
     print("\n".join(diagnosis.describe(result)))
     if as_json:
         with atomic(as_json, "name a file in a writable folder with --json") as partial:
@@ -348,13 +349,13 @@ def run() -> None:
     try:
         app()
     except InputError as error:
-        print(f"{error.label}: {error}", file=sys.stderr)
+        warn(f"{error.label}: {error}")
         sys.exit(error.code)
     except OSError as error:
         reason = error.strerror or type(error).__name__
-        print(f"error: {error.filename or 'tbsn'}: {reason}; make room or mend it, then again", file=sys.stderr)
+        warn(f"error: {error.filename or 'tbsn'}: {reason}; make room or mend it, then again")
         sys.exit(NoRoomError.code if error.errno in FULL else 2)
     except ModuleNotFoundError as error:
         extra = EXTRAS.get(str(error.name), "train")
-        print(f"error: tbsn: this command needs {error.name}; pip install 'tbsn[{extra}]'", file=sys.stderr)
+        warn(f"error: tbsn: this command needs {error.name}; pip install 'tbsn[{extra}]'")
         sys.exit(2)

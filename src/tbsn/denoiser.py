@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from numbers import Real
 from pathlib import Path
 from typing import Self
 
@@ -174,7 +175,7 @@ def load(
     Raises `InputError` for a model that is missing, damaged, a pickle, or of another version, for a strength outside
     [0, 1], and for a device that is not there.
     """
-    if strength is not None and not 0 <= strength <= 1:
+    if strength is not None and not (isinstance(strength, Real) and 0 <= strength <= 1):
         raise InputError(f"strength {strength}", "not from 0 to 1", "give 1 for all of the noise, 0 for none")
     denoiser = replace(_load(find(model), teacher, device), strength=strength)
     return denoiser.self_ensemble() if ensemble else denoiser

@@ -1,6 +1,5 @@
 """What a folder of noisy images is like, and what to do about it: `tbsn diagnose`."""
 
-import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 from tbsn import images
 from tbsn.advice import CROPS, Advice, advise
 from tbsn.errors import InputError
+from tbsn.lines import warn
 from tbsn.noise import LEVELS, METHOD, Noise, Survey, combine, survey
 from tbsn.noisy import bits_of, noisy_images
 from tbsn.scale import Bits, full_depth
@@ -85,7 +85,7 @@ def pd_strides(folder: Path, channels: int = 3) -> tuple[int, int]:
     if advice.pd_train is None or advice.pd_inference is None:
         raise InputError(folder, advice.sentences[0].rstrip("."), "or set a PD stride yourself")
     for sentence in () if advice.suits else advice.sentences:
-        print(f"warning: {sentence}", file=sys.stderr)
+        warn(f"warning: {sentence}")
     return advice.pd_train, advice.pd_inference
 
 

@@ -1,5 +1,6 @@
 """Image files, written as their rows come: whole or not at all, with the metadata of another."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,15 +22,17 @@ LOSSLESS = "lossless"
 LOSSY = (".jpg", ".jpeg", ".webp")
 NO_ALPHA = (".jpg", ".jpeg", ".npy")
 TIFF = (".tif", ".tiff")
+DESCRIPTION = "image-description"
+UUID = re.compile(r"<UUID\b[^>]*>([^<]+)<")  # of the file that holds a plane, in OME-XML
 KEPT = {
     "icc-profile-data": pyvips.GValue.blob_type,
     "exif-data": pyvips.GValue.blob_type,
     "xmp-data": pyvips.GValue.blob_type,
     "iptc-data": pyvips.GValue.blob_type,
-    "image-description": pyvips.GValue.gstr_type,
+    DESCRIPTION: pyvips.GValue.gstr_type,
     "orientation": pyvips.GValue.gint_type,
 }
-PRIVATE = ("exif-data", "xmp-data", "iptc-data", "image-description")
+PRIVATE = ("exif-data", "xmp-data", "iptc-data", DESCRIPTION)
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,17 @@ def write_rows(
         raise InputError(path, f"cannot be written ({reason(error)})", ELSEWHERE) from error
     except OSError as error:
         raise unwritable(path, error, ELSEWHERE) from error
+
+
+def check_names(path: Path, like: Photo) -> None:
+    """Raises `InputError` if ``like`` and other files name each other (OME-TIFF), and ``path`` would not be so named.
+
+    Who opens it would get pages of the others, which are as they were.
+    """
+    told = str(like.header.get(DESCRIPTION)) if like.header and like.header.get_typeof(DESCRIPTION) else ""
+    if path.name != like.path.name and len(set(UUID.findall(told))) > 1:
+        remedy = "name a folder with -o, where it keeps its name"
+        raise InputError(like.path, "is one of several files that name each other (OME-TIFF)", remedy)
 
 
 def check_holds(path: Path, dtype: np.dtype, channels: int, pages: int = 1, alpha: bool = False) -> None:

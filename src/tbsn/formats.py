@@ -22,6 +22,8 @@ CONVERT_NUMBERS = "convert it to 8 or 16 bits or float32, or save it as .npy"
 FOREIGN = (".gif", ".bmp", ".heic", ".heif", ".avif", ".jxl", ".jp2", ".psd", ".pdf", ".svg", ".ppm", ".pgm", ".tga")
 """How files of other formats are named, none of which is written."""
 
+OME = ".ome"
+
 STARTS = (
     (0, b"\x89PNG\r\n\x1a\n", "PNG"),
     (0, b"\xff\xd8\xff", "JPEG"),
@@ -73,6 +75,13 @@ def suffix(path: Path) -> str:
     except InputError:  # it will be told when the file is opened
         known = (own,)
     return path.suffix if own in known else known[0]
+
+
+def stem(path: Path) -> tuple[str, str]:
+    """The name of a file without its suffix, and ``.ome`` if that is ``.ome.tif``, by which OME-TIFF is known."""
+    ome = path.stem[-len(OME) :]
+    known = ome.lower() == OME and path.suffix.lower() in SUFFIXES["TIFF"]
+    return (path.stem.removesuffix(ome), ome) if known else (path.stem, "")
 
 
 def misnamed(path: Path) -> str:

@@ -258,7 +258,7 @@ def _check(path: Path, image: pyvips.Image) -> None:
     if dense and formats.of(path) == "JPEG" and not ARITHMETIC & names(path):
         raise InputError(path, f"damaged (claims {image.width}x{image.height} pixels, and holds few)", AGAIN)
     if image.get_typeof(BITS) and image.get(BITS) == 1:
-        raise InputError(path, "has 1 bit a pixel: black and white alone", CONVERT)
+        raise InputError(path, "has 1 bit a pixel: two colours alone", CONVERT)
     if image.interpretation in ("cmyk", "lab", "labs", "xyz", "hsv", "lch") or image.bands > MAX_CHANNELS:
         raise InputError(path, f"is {image.interpretation} with {image.bands} channels", CONVERT)
     if image.format not in DEPTHS:

@@ -1,9 +1,9 @@
 """What options of the command line say, checked: each raises `InputError` for what it does not know."""
 
-import sys
 from pathlib import Path
 
 from tbsn.errors import InputError
+from tbsn.lines import warn
 
 
 def seconds(duration: str) -> float:
@@ -27,9 +27,12 @@ def memory(amount: str) -> float:
 def strength(text: str) -> float | None:
     """A number; ``auto`` is None."""
     try:
-        return None if text == "auto" else float(text)
+        amount = None if text == "auto" else float(text)
     except ValueError:
         raise InputError(f"--strength {text}", "not a number", "give one from 0 to 1, or auto") from None
+    if amount is not None and not 0 <= amount <= 1:
+        raise InputError(f"--strength {text}", "not from 0 to 1", "give 1 for all of the noise, 0 for none")
+    return amount
 
 
 def suffix(format_: str) -> str | None:
@@ -60,7 +63,7 @@ def strides(pd: str, folder: Path, run: Path, channels: int) -> tuple[int, int |
             known = load_recipe(TrainRecipe, str(run / "recipe.yaml"), [])
             return known.pd, known.network.pd if known.network.kind == "TBSN" else None
         train, inference = pd_strides(folder, channels)
-        print(f"PD stride {train}, {inference} in use, by what `tbsn diagnose` found", file=sys.stderr)
+        warn(f"PD stride {train}, {inference} in use, by what `tbsn diagnose` found")
         return train, inference
     if not pd.isdecimal() or int(pd) == 0:
         raise InputError(f"--pd {pd}", "not a PD stride", "give a number of at least 1, or auto")

@@ -76,7 +76,8 @@ def plan(inputs: list[Path], output: Output, recursive: bool = True, share: tupl
         pairs = [(path, target) for path, target in pairs if _file(path) not in results]
     inside = {_file(path) for path, _ in pairs} - {None}
     jobs = decide(pairs, output, os.path.lexists, lambda target: _file(target) in inside, share)
-    return [*(Job(place := error.args[0], place, error) for error in failures[share[0] - 1 :: share[1]]), *jobs]
+    failed = [Job(place := error.args[0], place, error) for error in failures[share[0] - 1 :: share[1]]]
+    return failed + sorted(jobs, key=lambda job: not job.refused)  # what cannot be done is told before work begins
 
 
 def decide(
@@ -143,7 +144,7 @@ def _sources(
 def _is_result(path: Path, root: Path, output: Output) -> bool:
     """Whether a file that was found in a folder is a result of an earlier time."""
     if output.path is None:
-        return bool(output.suffix) and path.stem.endswith(output.suffix)
+        return bool(output.suffix) and formats.stem(path)[0].endswith(output.suffix)
     folder = Path(os.path.realpath(output.path))
     return not output.is_file and folder != Path(os.path.realpath(root)) and folder in _place(path).parents
 
@@ -155,7 +156,8 @@ def _target(path: Path, root: Path, output: Output) -> Path:
     suffix = output.format or (".tif" if own in RAW_SUFFIXES else formats.suffix(path))
     stem = path.stem if own in SUFFIXES + RAW_SUFFIXES else path.name
     if output.path is None:
-        return path.with_name(f"{stem}{output.suffix}{suffix}")
+        stem, ome = formats.stem(Path(f"{stem}{suffix}"))
+        return path.with_name(f"{stem}{output.suffix}{ome}{suffix}")
     return (output.path / path.relative_to(root)).with_name(f"{stem}{suffix}")
 
 

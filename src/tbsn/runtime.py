@@ -56,7 +56,10 @@ class Student:
         small = self.device == AUTO and image.shape[0] * image.shape[1] < LARGE
         run = self._cpu if small else self._started()
         try:
-            return run(image)
+            result = run(image)
+            if result.shape != image.shape:  # OpenVINO without memory for its tensors gives those of the image before
+                raise RuntimeError("its result has another size")
+            return result
         except Exception as error:
             if run is self._cpu:
                 raise

@@ -16,6 +16,7 @@ from tbsn.denoiser import Denoiser, find
 from tbsn.encoding import Encoding
 from tbsn.errors import SOME_FAILED, InputError, unwritable
 from tbsn.files import MODEL
+from tbsn.lines import say, warn
 from tbsn.plan import Job, Output
 from tbsn.stopping import remembered_signal
 
@@ -42,7 +43,7 @@ class Tally:
     def fail(self, error: InputError) -> None:
         """Count one that is of no file alone, as `add` does."""
         code = error.code if error.code in (1, 5) or error.code > 128 else SOME_FAILED
-        self.code = max(self.code, code, key=[0, SOME_FAILED, 5, 1, 130, 143].index)
+        self.code = max(self.code, code, key=[0, SOME_FAILED, 5, 1, 129, 130, 143].index)
 
     @property
     def count(self) -> int:
@@ -110,7 +111,7 @@ def run(
     if loudness and not denoise.local:
         side = denoise.tiling.size
         note = f"{denoise.name} attends to all that it sees: it is shown a large image in tiles of {side}x{side}"
-        print(f"note: {note}", file=sys.stderr)
+        warn(f"note: {note}")
     with remembered_signal() as received, _bar(len(jobs), loudness) as show:
 
         def report(job: Job, step: Step) -> None:
@@ -132,7 +133,7 @@ def run(
             tally.code = 128 + number
     tally.counts["left"] = len(jobs) - tally.count
     if loudness and (tally.code > 128 or len(jobs) > 1):
-        print(tally, file=sys.stderr)
+        warn(tally)
     return tally.code
 
 
@@ -141,7 +142,7 @@ def _logged(log: Log, result: Result, tally: Tally) -> Log | None:
     try:
         log.add(result)
     except InputError as error:
-        print(f"{error.label}: {error}", file=sys.stderr)
+        warn(f"{error.label}: {error}")
         tally.fail(error)
         return None
     return log
@@ -159,22 +160,14 @@ def tell(result: Result, loudness: int) -> None:
     """Show what became of one file: errors always, what goes well on standard output."""
     job = result.job
     if result.error:
-        print(f"{result.error.label}: {result.error}", file=sys.stderr)
+        warn(f"{result.error.label}: {result.error}")
     elif loudness and not job.skipped:
         more = f"  {result.pixels / 1e6:.2f} megapixels in {result.seconds:.2f} s" if loudness > 1 else ""
-        _say(f"{job.source} -> {job.target}{more}")
+        say(f"{job.source} -> {job.target}{more}")
         if note := formats.misnamed(Path(job.source)):
-            print(f"note: {note}", file=sys.stderr)
+            warn(f"note: {note}")
     elif loudness > 1:
-        _say(f"{job.source}: {job.target} is there already")
-
-
-def _say(line: str) -> None:
-    """On standard output; when nobody reads it any more, the work goes on."""
-    try:
-        print(line, flush=True)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        say(f"{job.source}: {job.target} is there already")
 
 
 def show(jobs: list[Job], called: Called = lambda result: result) -> int:

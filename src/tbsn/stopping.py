@@ -9,12 +9,12 @@ from types import FrameType
 
 from tbsn.errors import Stopped
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
 
 
 @contextmanager
 def remembered_signal() -> Iterator[Callable[[], int]]:
-    """The first SIGTERM or Ctrl-C in this block is remembered, and its number given back; a second one interrupts."""
+    """The first of SIGNALS in this block is remembered, and its number given back; a second one interrupts."""
     received = 0
 
     def remember(number: int, frame: FrameType | None) -> None:
@@ -29,7 +29,7 @@ def remembered_signal() -> Iterator[Callable[[], int]]:
 
 @contextmanager
 def stopped_by_signal(run: Path) -> Iterator[None]:
-    """SIGTERM or Ctrl-C ends this block at once, as `Stopped`."""
+    """One of SIGNALS ends this block at once, as `Stopped`."""
     received = signal.SIGINT
 
     def interrupt(number: int, frame: FrameType | None) -> None:
@@ -46,7 +46,7 @@ def stopped_by_signal(run: Path) -> Iterator[None]:
 
 @contextmanager
 def ended_by_signal() -> Iterator[None]:
-    """SIGTERM or Ctrl-C ends this block as `SystemExit`, so that what it holds is cleaned up."""
+    """One of SIGNALS ends this block as `SystemExit`, so that what it holds is cleaned up."""
 
     def end(number: int, frame: FrameType | None) -> None:
         raise SystemExit(128 + number)
@@ -57,11 +57,12 @@ def ended_by_signal() -> Iterator[None]:
 
 @contextmanager
 def _handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """Only the main thread can handle signals: nothing changes in another."""
+    """Only the main thread can handle signals: nothing changes in another. What `nohup` ignores stays so."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    previous = {number: signal.signal(number, handler) for number in SIGNALS}
+    handled = [one for one in SIGNALS if one in SIGNALS[:2] or signal.getsignal(one) != signal.SIG_IGN]
+    previous = {number: signal.signal(number, handler) for number in handled}
     try:
         yield
     finally:

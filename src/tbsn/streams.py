@@ -9,8 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from tbsn.batch import Result
-from tbsn.errors import InputError
+from tbsn.errors import InputError, unwritable
 from tbsn.images import SUFFIXES, open_photo
+from tbsn.lines import mute
 from tbsn.plan import Output
 from tbsn.stopping import ended_by_signal
 
@@ -39,8 +40,11 @@ def files_for_streams(
         if reads:
             inputs = [Path(folder) / "standard-input"]
             names[inputs[0]] = "standard input"
-            with inputs[0].open("wb") as file:
-                shutil.copyfileobj(sys.stdin.buffer, file)
+            try:
+                with inputs[0].open("wb") as file:
+                    shutil.copyfileobj(sys.stdin.buffer, file)
+            except OSError as error:
+                raise unwritable(inputs[0], error, "name another folder in TMPDIR", "cannot be kept") from error
         if writes:
             suffix = output.format or open_photo(inputs[0]).suffix
             if suffix not in SUFFIXES:
@@ -50,9 +54,13 @@ def files_for_streams(
             output = replace(output, path=path, exists="replace")
         yield inputs, output, lambda result: result.called(names)
         if writes and output.path and output.path.exists():
-            with output.path.open("rb") as file:
-                shutil.copyfileobj(file, sys.stdout.buffer)
-            sys.stdout.flush()
+            try:
+                with output.path.open("rb") as file:
+                    shutil.copyfileobj(file, sys.stdout.buffer)
+                sys.stdout.flush()
+            except OSError as error:
+                mute(sys.stdout)
+                raise unwritable(output.path, error, "name a file with -o", "cannot be written") from error
 
 
 @contextmanager

@@ -26,11 +26,14 @@ OF_PIXELS |= {50674}
 ONLY_RAW = {33422, 50706, 50752}  # the pattern of a sensor, the version of DNG, slices of CR2
 MOSAIC, LINEAR = 32803, 34892
 FLOATS = 3
-LAB = (8, 9, 10)
-WHITE_IS_ZERO, RGB, PLANAR = 0, 2, 2
+WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, YCBCR, PLANAR = 0, 1, 2, 3, 6, 2
+COLOURS = {4: "a mask", 5: "CMYK or of other inks", YCBCR: "YCbCr", 8: "LAB", 9: "LAB", 10: "LAB"}
+JPEG = 7
+NOT_UNPACKED = {34925: "LZMA", 50000: "Zstandard"}
+WHOLE = (1, 2, 4, 8, 16, 32)  # bits of a value that libvips takes apart
 ALPHA = (1, 2)
 PACKINGS = {5: "lzw", 8: "deflate", 32946: "deflate", 32773: "packbits"}  # none of them loses anything
-ALIKE = (WIDTH, HEIGHT, BITS, ORIENTATION, SAMPLES, NUMBERS)
+ALIKE = (WIDTH, HEIGHT, BITS, MEANING, ORIENTATION, SAMPLES, NUMBERS)
 PLANES = "save it with a page for each plane, or split it into single images"
 IMAGEJ = re.compile(rb"ImageJ=.*?\nimages=(\d{1,9})\n", re.DOTALL)
 SHAPED = re.compile(rb'\{"shape": \[([\d, ]{1,99})\]')
@@ -115,8 +118,13 @@ def check(path: Path, pages: list[tags.Directory]) -> None:
         raise InputError(path, "holds several planes in one page", PLANES)
     if tags.number(first, LAYOUT) == PLANAR and tags.number(first, SAMPLES) > 1 and tags.number(first, MEANING) != RGB:
         raise InputError(path, "holds its channels one after another", "save it with them side by side (contiguous)")
-    if tags.number(first, MEANING) in LAB:
-        raise InputError(path, "is LAB", CONVERT)
+    meaning, packed = tags.number(first, MEANING, BLACK_IS_ZERO), tags.number(first, PACKED)
+    if meaning not in (WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE) and (meaning, packed) != (YCBCR, JPEG):
+        raise InputError(path, f"is {COLOURS.get(meaning, f'of colours of kind {meaning}')}", CONVERT)
+    if packed in NOT_UNPACKED:
+        raise InputError(path, f"is packed by {NOT_UNPACKED[packed]}", "pack it by LZW or Deflate, or not at all")
+    if bits not in WHOLE and tags.number(first, NUMBERS) != FLOATS:
+        raise InputError(path, f"has {bits} bits a value", CONVERT_NUMBERS)
     if tags.number(first, NUMBERS) == FLOATS and bits != 32:
         raise InputError(path, f"has pixels of type float{bits}", CONVERT_NUMBERS)
     if tags.number(first, NUMBERS) == FLOATS and tags.number(first, MEANING, 1) == WHITE_IS_ZERO:

@@ -2,7 +2,6 @@
 
 import hashlib
 import itertools
-import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,6 +15,7 @@ from tbsn import images
 from tbsn.denoiser import find, load
 from tbsn.encoding import write
 from tbsn.errors import InputError
+from tbsn.lines import warn
 from tbsn.network import TBSN
 from tbsn.network.files import MODEL, Network, Student, build, load_network
 from tbsn.noisy import SAMPLES
@@ -202,7 +202,7 @@ def open_photos(source: Source, run: Path, channels: int, crop: int, other: Path
     decode = cached_folder if are_files else cached_arrays
     photos = decode(source, cache, channels, others)  # type: ignore[arg-type]
     if known not in (None, photos.stamp):
-        print("the images have changed since the last start: they were decoded again", file=sys.stderr)
+        warn("the images have changed since the last start: they were decoded again")
     small = np.flatnonzero(photos.sizes.min(axis=1) < crop).tolist()
     reasons = (
         f"{photos.name(i)}: is {'x'.join(map(str, photos.sizes[i, ::-1]))}, under the crop of {crop}" for i in small
@@ -214,7 +214,7 @@ def open_photos(source: Source, run: Path, channels: int, crop: int, other: Path
     if count := len(small) + photos.unusable:
         with skipped.open("w", errors="surrogateescape") as file:
             file.writelines(f"{reason}\n" for reason in itertools.chain(photos.skipped(), reasons))
-        print(f"{count} images or folders cannot be used and are left out: see {skipped}", file=sys.stderr)
+        warn(f"{count} images or folders cannot be used and are left out: see {skipped}")
     return photos
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from tbsn.denoiser import DEFAULT, load
 from tbsn.errors import InputError
+from tbsn.lines import warn
 
 MODELS = (DEFAULT, "unet")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -96,7 +97,7 @@ def _listen(host: str, port: int) -> tuple[socket.socket, bool]:
         raise InputError(host, reason, "choose others with --host and --port") from error
     local = ipaddress.ip_address(address[0]).is_loopback
     if not local:
-        print(f"warning: {host} is open to others: no password, no encryption", file=sys.stderr)
+        warn(f"warning: {host} is open to others: no password, no encryption")
     return listening, local
 
 
