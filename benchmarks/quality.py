@@ -3,9 +3,9 @@
     python benchmarks/quality.py NOISY CLEAN [--every 1] [--model teacher] [--model default] [--crops docs/crops.png]
 
 PSNR and SSIM by the protocol `sidd`; GFLOP (multiplications and additions) per 256x256 image; seconds per megapixel of
-this run. The last model stands there once more with its self-ensemble. ``--crops`` draws a part of some images: noisy,
-non-local means, each student, clean. BM3D stands beside them where the package bm3d is installed (its licence allows no
-commercial use), with the standard deviation of what the last model removes.
+this run. The last model stands there once more with its self-ensemble. ``--crops`` draws a part of three images: noisy,
+non-local means, each student, clean. BM3D stands beside them where the package is installed (`pip install bm3d`; its
+licence allows no commercial use), with the standard deviation of what the last model removes.
 """
 
 from collections.abc import Callable
@@ -26,6 +26,7 @@ from tbsn.evaluation.pairs import evaluate, find_pairs
 
 SIDE = 256
 PART, ZOOM, CROPS = slice(64, 192), 2, 3
+SYMMETRIES = 8  # flips and quarter turns
 
 
 def gigaflops(path: Path) -> float:
@@ -67,18 +68,21 @@ def main(
     pairs = find_pairs(noisy, clean)[::every]
     models = {name: tbsn.load(name) for name in model}
     last = models[model[-1]]
-    methods = BASELINES | bm3d(last) | models | {f"{model[-1]}, self-ensemble": last.self_ensemble()}
+    ensemble = f"{model[-1]}, self-ensemble"
+    methods = BASELINES | bm3d(last) | models | {ensemble: last.self_ensemble()}
+    costs = {name: gigaflops(find(name)) for name in models}
+    costs[ensemble] = SYMMETRIES * costs[model[-1]]
     print("| method | PSNR | SSIM | GFLOP | s per megapixel |\n|---|---|---|---|---|")
     for name, denoise in methods.items():
         scores = list(evaluate(denoise, pairs, metrics.PROTOCOLS["sidd"]))
         pixels = sum(np.prod(images.read(path).pixels.shape[:2]) for path, _ in pairs)
         psnr, ssim = (float(np.mean([getattr(score, key) for score in scores])) for key in ("psnr", "ssim"))
-        cost = f"{gigaflops(find(name)):.1f}" if name in models else ""
+        cost = f"{costs[name]:.1f}" if name in costs else ""
         seconds = sum(score.seconds for score in scores) / pixels * 1e6
         print(f"| {name} | {psnr:.2f} | {ssim:.3f} | {cost} | {seconds:.2f} |", flush=True)
     if crops:
         students = {name: one for name, one in models.items() if find(name).suffix == ".onnx"}
-        draw(crops, pairs[:: max(1, len(pairs) // CROPS)], {"nlm": BASELINES["nlm"]} | students)
+        draw(crops, pairs[:: -(-len(pairs) // CROPS)], {"nlm": BASELINES["nlm"]} | students)
 
 
 def draw(path: Path, pairs: list[tuple[Path, Path]], methods: dict[str, Callable[[np.ndarray], np.ndarray]]) -> None:

@@ -13,6 +13,7 @@ import torch
 
 import tbsn
 from conftest import EXAMPLES
+from conftest import tbsn as command
 from tbsn import denoiser, export, images
 from tbsn.denoiser import STILL, mean_over_symmetries, still
 from tbsn.errors import InputError
@@ -287,5 +288,15 @@ def test_the_teacher_of_the_package_denoises_at_full_resolution() -> None:
 
 @pytest.mark.parametrize("card", sorted(denoiser.PRETRAINED.glob("*.md")), ids=lambda card: card.stem)
 def test_model_cards_are_of_the_files_beside_them(card: Path) -> None:
-    (found,) = re.findall(r"SHA-256 of `(.*)`: `([0-9a-f]{64})`", card.read_text())
-    assert hashlib.sha256((card.parent / found[0]).read_bytes()).hexdigest() == found[1]
+    found = dict(re.findall(r"SHA-256 of `(.*)`: `([0-9a-f]{64})`", card.read_text()))
+    for name, digest in found.items():
+        assert hashlib.sha256((card.parent / name).read_bytes()).hexdigest() == digest
+    students = {f"{card.stem}.onnx", f"../../../weights/{card.stem}.safetensors"}
+    assert found.keys() == (students if f"{card.stem}.onnx" in found else {f"{card.stem}.safetensors"})
+
+
+@pytest.mark.parametrize("student", sorted(path.stem for path in denoiser.PRETRAINED.glob("*.onnx")))
+def test_a_student_is_the_same_in_safetensors(student: str, tmp_path: Path) -> None:
+    assert command("export", student, "-o", tmp_path / "again.safetensors").returncode == 0
+    kept = Path(__file__).parents[1] / "weights" / f"{student}.safetensors"
+    assert (tmp_path / "again.safetensors").read_bytes() == kept.read_bytes()
