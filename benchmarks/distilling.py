@@ -1,10 +1,11 @@
 """How a student should be distilled, at an equal budget: which targets, the mean or the sum, recharged, on which crops.
 
-    python benchmarks/distilling.py train FOLDER TEACHER RUNS
+    python benchmarks/distilling.py train FOLDER TEACHER OTHER RUNS
     python benchmarks/distilling.py score RUNS NOISY CLEAN
 
-The recipe ``distill-cpu`` with a fast student; the targets of the blind-spot network TEACHER are computed once for all
-answers. ``score`` prints the mean PSNR. What is done is kept, so that both go on where they were stopped.
+The recipe ``distill-cpu``, with a fast student but where the paper's U-Net is named; the targets of the blind-spot
+network TEACHER, and of another, OTHER, are computed once for all answers. ``score`` prints the mean PSNR. What is done
+is kept, so that both go on where they were stopped.
 """
 
 import json
@@ -24,7 +25,7 @@ from tbsn.denoiser import find
 from tbsn.evaluation.pairs import evaluate, find_pairs
 from tbsn.network.files import Student, build, load_network
 from tbsn.settings import TeacherSettings
-from tbsn.teacher import load_denoiser
+from tbsn.teacher import BlindNetwork, load_denoiser
 from tbsn.training import kept, losses, runs
 from tbsn.training.data import Crops
 from tbsn.training.fit import fit
@@ -35,6 +36,9 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 TARGETS = TargetSettings(estimate=True, refinements=(0.0, 0.16, 0.3, 0.5, 0.5))
 PD_PASS, NOTHING, SIXTH, THIRD, HALF, _ = range(6)  # the pass and, by what is put back, its refinements
+FEWER = TargetSettings(estimate=True, refinements=(0.16,))
+STRIDES = (1, 3)  # of PD, beside the teacher's own
+OTHER_STRIDES, OTHER_TEACHER = range(6, 10), range(10, 12)
 BUDGET = ["network.kind=FastUNet", "fit.clip=1", "fit.steps=1200", "fit.checkpoint_every=200"]
 
 
@@ -50,8 +54,8 @@ class Taught:
     recharged: float = 0.0
 
     def __call__(self, model: nn.Module, batch: Sequence[Tensor]) -> Tensor:
-        noisy, targets = batch
-        chosen = targets.unflatten(1, (-1, noisy.shape[1]))[:, list(self.targets)]
+        noisy, *targets = batch
+        chosen = torch.cat(targets, dim=1).unflatten(1, (-1, noisy.shape[1]))[:, list(self.targets)]
         if self.mean:
             chosen = chosen.mean(dim=1, keepdim=True)
         chosen = torch.where(torch.rand_like(chosen) < self.recharged, noisy[:, None], chosen)
@@ -67,32 +71,47 @@ ANSWERS = {
     "the same, to their mean": (Taught(mean=True), ""),
     "the PD pass and refinements of 0, 0.16, 0.3, 0.5, 0.5": (Taught(range(6)), ""),
     "the same, to the mean of all": (Taught(range(6), mean=True), ""),
+    "the recipe's, and the same by PD-1 and PD-3": (Taught((PD_PASS, SIXTH, *OTHER_STRIDES)), ""),
+    "the same, to their mean, by PD-1 to PD-3": (Taught((PD_PASS, SIXTH, *OTHER_STRIDES), mean=True), ""),
+    "the recipe's, and the same of another teacher": (Taught((PD_PASS, SIXTH, *OTHER_TEACHER)), ""),
+    "the same, to their mean, of two teachers": (Taught((PD_PASS, SIXTH, *OTHER_TEACHER), mean=True), ""),
     "the recipe's, 0.1 recharged": (Taught(recharged=0.1), ""),
     "the recipe's, 0.3 recharged": (Taught(recharged=0.3), ""),
     "the recipe's, 16 crops of 64x64": (Taught(), "fit.crop=64 fit.batch=16"),
     "the recipe's, 1 crop of 256x256": (Taught(), "fit.crop=256 fit.batch=1"),
     "the recipe's, no flips or turns": (Taught(), "fit.augment=false"),
     "the recipe's, the learning rate stays": (Taught(), "fit.milestones=[]"),
+    "the recipe's, weights not averaged": (Taught(), "fit.ema=0"),
+    "the recipe's, the paper's U-Net": (Taught(), "network.kind=UNet"),
+    "the same, 16 crops of 64x64": (Taught(), "network.kind=UNet fit.crop=64 fit.batch=16"),
 }
+
+
+def blind(name: str) -> BlindNetwork:
+    network = load_network(find(name))
+    if isinstance(network, Student):
+        raise typer.BadParameter(f"{name} is no blind-spot network")
+    return network
 
 
 @app.command()
 def train(
     folder: Annotated[Path, typer.Argument(help="Folder of noisy images.")],
     teacher: Annotated[str, typer.Argument(help="A blind-spot network with PD.")],
+    other: Annotated[str, typer.Argument(help="Another, as from another seed.")],
     output: Annotated[Path, typer.Argument(metavar="RUNS", help="Folder for the runs.")],
 ) -> None:
     """Train every answer."""
-    bsn = load_network(find(teacher))
-    if isinstance(bsn, Student):
-        raise typer.BadParameter(f"{teacher} is no blind-spot network")
+    bsn, second = (blind(name) for name in (teacher, other))
+    kinds = [("", bsn, TARGETS), *((f"pd-{one}", bsn, FEWER.model_copy(update={"pd": one})) for one in STRIDES)]
+    kinds.append(("other", second, FEWER))
     for answer, (loss, settings) in ANSWERS.items():
         recipe = load_recipe(DistillRecipe, "distill-cpu", [*BUDGET, *settings.split()])
         run = output / answer
         with at_work(run, recipe, Start("cpu"), dict) as (fabric, places):
             photos = runs.open_photos(folder, output, 3, recipe.fit.crop)
-            taught = kept.targets([bsn], photos, TARGETS, output, fabric.device)
-            crops, held_back = runs.open_crops(partial(Crops, [photos, taught]), photos, recipe.fit, places)
+            taught = [kept.targets([by], photos, how, output / name, fabric.device) for name, by, how in kinds]
+            crops, held_back = runs.open_crops(partial(Crops, [photos, *taught]), photos, recipe.fit, places)
             torch.manual_seed(recipe.fit.seed)
             fit(build(recipe.network), loss, crops, recipe.fit, run, fabric, held_back=held_back)
 
