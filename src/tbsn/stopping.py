@@ -9,7 +9,8 @@ from types import FrameType
 
 from tbsn.errors import Stopped
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
+HANGUP = (signal.SIGHUP,) if hasattr(signal, "SIGHUP") else ()  # none on Windows
+SIGNALS = (signal.SIGTERM, signal.SIGINT, *HANGUP)
 
 
 @contextmanager
@@ -61,8 +62,9 @@ def _handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[No
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    handled = [one for one in SIGNALS if one in SIGNALS[:2] or signal.getsignal(one) != signal.SIG_IGN]
-    previous = {number: signal.signal(number, handler) for number in handled}
+    # Of the others none: shells have what runs in the background ignore Ctrl-C, and who sends it means it.
+    ignored = {number for number in HANGUP if signal.getsignal(number) == signal.SIG_IGN}
+    previous = {number: signal.signal(number, handler) for number in SIGNALS if number not in ignored}
     try:
         yield
     finally:
