@@ -331,6 +331,19 @@ def test_a_tiff_has_a_resolution_only_if_it_had_one(tmp_path: Path, private: boo
     assert after == before
 
 
+@pytest.mark.parametrize("private", [True, False])
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
+def test_no_resolution_becomes_none_or_the_one_that_exif_designates_for_it(
+    tmp_path: Path, suffix: str, private: bool
+) -> None:
+    Image.fromarray(PIXELS).save(tmp_path / "in.webp")
+    photo = images.read(tmp_path / "in.webp")
+    path = tmp_path / f"out{suffix}"
+    write_rows(path, [PIXELS], PIXELS.shape, PIXELS.dtype, photo, Encoding(private=private))
+    dpi = opened(path).info.get("dpi", (72, 72))
+    assert [round(float(value)) for value in dpi] == [72, 72]
+
+
 def test_an_array_has_no_resolution(tmp_path: Path) -> None:
     np.save(tmp_path / "in.npy", PIXELS)
     with tifffile.TiffFile(through(tmp_path / "in.npy", tmp_path / "out.tif")) as file:

@@ -16,6 +16,7 @@ from tbsn.images import DEPTHS, SUFFIXES, Photo, load, reason
 from tbsn.rows import as_image, write_to
 
 MAX_RESOLUTION = 1e6
+UNKNOWN_RESOLUTION = 72 / 25.4  # pixels in a millimetre: what EXIF designates for it
 BIG_TIFF = 3 << 30  # bytes; TIFF as it was ends at 4 GiB
 ELSEWHERE = "choose another output with -o"
 LOSSLESS = "lossless"
@@ -141,8 +142,9 @@ def _with_metadata(image: pyvips.Image, like: Photo, height: int, encoding: Enco
     if like.alpha:
         again = load(like.path, only_pixels=True, **({"n": -1} if like.pages > 1 else {}))
         image = image.bandjoin(again[again.bands - 1])
-    # libvips complains on standard error about resolutions that no scanner has.
-    xres, yres = (value if 0 <= value <= MAX_RESOLUTION else 1.0 for value in (header.xres, header.yres))
+    # libvips takes 25 dpi if a file says nothing, and complains on standard error about what no scanner has.
+    told = like.kept.has_resolution
+    xres, yres = (v if told and 0 <= v <= MAX_RESOLUTION else UNKNOWN_RESOLUTION for v in (header.xres, header.yres))
     image = image.copy(interpretation=header.interpretation, xres=xres, yres=yres)
     for field, kind in KEPT.items():
         if header.get_typeof(field) and (encoding.private or field not in PRIVATE):
