@@ -23,6 +23,7 @@ from tbsn import images
 from tbsn.advice import INVISIBLE, advise
 from tbsn.noise import METHOD, Noise, combine, survey
 from tbsn.spectrum import autocovariance, order, patches, transform
+from tbsn.training.leaves import shrunk
 
 LEVEL, CORRELATION = 0.10, 0.07
 KNOWN = (("white", 0), ("Gaussian 0.8", 0.8), ("Gaussian 1.5", 1.5), ("box 3", 3), ("box 5", 5))
@@ -125,7 +126,7 @@ def main(data: Annotated[Path, typer.Argument(help="Folder with sidd and polyu10
         clean = combine([survey(images.read(clean).pixels) for _, clean in pairs(data, name)])
         verdicts += [(f"{name}, noisy", noise), (f"{name}, clean", clean)]
     scenes = [read(clean) for _, clean in pairs(data, "polyu100")][::5]
-    sharp = [x.reshape(x.shape[0] // 2, 2, x.shape[1] // 2, 2, 3).mean(axis=(1, 3)) for x in scenes]
+    sharp = [shrunk(scene, 2) for scene in scenes]
     verdicts.append(("polyu100, clean, sharp", combine([survey(scene) for scene in sharp])))
     rng = np.random.default_rng(0)
     for title, pictures in (("Known noise", scenes), ("Known noise, sharp scenes", sharp)):

@@ -26,12 +26,14 @@ from typing import Annotated
 import numpy as np
 import pyvips
 import typer
+from black import demosaiced
 from noise import CORRELATION, LEVEL, known, moments
 
 import tbsn
 from tbsn import images
 from tbsn.noise import METHOD, Method, Noise, Survey, combine, common_spectrum, pure_spectrum, survey
 from tbsn.spectrum import autocovariance, patches, transform
+from tbsn.training.leaves import shrunk
 
 PICTURES = 12
 SIGMAS = (3, 10, 30)
@@ -70,7 +72,7 @@ def denoised(folder: Path) -> tuple[list[np.ndarray], list[np.ndarray]]:
     denoise = tbsn.load()
     chosen = [paths[i] for i in np.linspace(0, len(paths) - 1, 5 * PICTURES).astype(int)]
     blocks = [images.to_float(denoise(images.read(path).pixels)) for path in chosen]
-    half = [x.reshape(x.shape[0] // 2, 2, x.shape[1] // 2, 2, 3).mean(axis=(1, 3)) for x in blocks]
+    half = [shrunk(block, 2) for block in blocks]
     sharp = [half[i : i + 5] for i in range(0, len(half), 5)]
     return blocks[::5], [np.block([[[one[1]], [one[2]]], [[one[3]], [one[4]]]]) for one in sharp]
 
@@ -87,21 +89,12 @@ def drawn(seed: int, side: int = 512) -> np.ndarray:
         white = np.fft.rfft2(rng.normal(size=(side, side)))
         texture = np.fft.irfft2(white / frequency ** rng.uniform(1, 2), (side, side))
         picture[inside] = (colour + rng.exponential(0.03) * (texture / texture.std())[..., None])[inside]
-    return np.clip(picture, 0, 1).reshape(side // 2, 2, side // 2, 2, 3).mean(axis=(1, 3)).astype(np.float32)
+    return shrunk(np.clip(picture, 0, 1), 2).astype(np.float32)
 
 
-def demosaiced(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+def sensor(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
     """White noise of a Bayer sensor, interpolated bilinearly, of unit variance."""
-    white = rng.normal(size=shape[:2])
-    row, column = np.mgrid[: shape[0], : shape[1]] % 2
-    green, other = np.array([[0, 1, 0], [1, 4, 1], [0, 1, 0]]) / 4, np.array([[1, 2, 1], [2, 4, 2], [1, 2, 1]]) / 4
-    seen = (row == 0) & (column == 0), row != column, (row == 1) & (column == 1)
-    planes = []
-    for mask, weights in zip(seen, (other, green, other), strict=True):
-        spread = np.pad(white * mask, 1, mode="wrap")
-        plane = sum(weights[i, j] * spread[i : i + shape[0], j : j + shape[1]] for i, j in product(range(3), repeat=2))
-        planes.append(plane)
-    noise = np.stack(planes, axis=2)
+    noise = demosaiced(np.broadcast_to(rng.normal(size=shape[:2])[..., None], shape))
     return noise / noise.std(axis=(0, 1))
 
 
@@ -113,7 +106,7 @@ def compressed(picture: np.ndarray, quality: int) -> np.ndarray:
 def noisy(scene: np.ndarray, name: str, sigma: int, rng: np.random.Generator) -> np.ndarray:
     """A scene with noise, 8 bits. Signal-dependent: the variance is 0.2 + 1.6 times the brightness, 1 in the middle."""
     kind, _, more = name.partition(", ")
-    unit = demosaiced(scene.shape, rng) if kind == "demosaiced" else known(kind, BLURRED.get(kind, 0), scene.shape, rng)
+    unit = sensor(scene.shape, rng) if kind == "demosaiced" else known(kind, BLURRED.get(kind, 0), scene.shape, rng)
     if more == "signal-dependent":
         unit = unit * np.sqrt(0.2 + 1.6 * scene)
     picture = images.from_float((scene + sigma / 255 * unit).astype(np.float32), np.dtype(np.uint8))

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-import onnx
-import onnxruntime
+import torch
 import typer
+from torch.utils.flop_counter import FlopCounterMode
 
 import tbsn
 from tbsn import images, metrics
@@ -23,6 +23,7 @@ from tbsn.denoiser import find
 from tbsn.encoding import write
 from tbsn.evaluation.baselines import BASELINES
 from tbsn.evaluation.pairs import evaluate, find_pairs
+from tbsn.network.files import load_network
 
 SIDE = 256
 PART, ZOOM, CROPS = slice(64, 192), 2, 3
@@ -30,24 +31,11 @@ SYMMETRIES = 8  # flips and quarter turns
 
 
 def gigaflops(path: Path) -> float:
-    """Of a model for an image of 256x256: of the convolutions alone, if it is of ONNX."""
-    if path.suffix != ".onnx":
-        from torch.utils.flop_counter import FlopCounterMode
-
-        denoise = tbsn.load(path)
-        with FlopCounterMode(display=False) as counter:
-            denoise(np.zeros((SIDE, SIDE, denoise.channels), np.float32))
-        return counter.get_total_flops() / 1e9
-    model = onnx.load(path)
-    convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
-    outputs = [node.output[0] for node in convolutions]
-    known = {value.name for value in model.graph.output}
-    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs if name not in known)
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    results = session.run(outputs, {"noisy": np.zeros((1, 3, SIDE, SIDE), np.float32)})
-    weights = {one.name: int(np.prod(one.dims)) for one in model.graph.initializer}
-    pixels = (result.shape[2] * result.shape[3] for result in results)
-    return sum(2 * n * weights[node.input[1]] for n, node in zip(pixels, convolutions, strict=True)) / 1e9
+    """Of one pass of a model for an image of 256x256."""
+    network = load_network(path)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network(torch.zeros(1, network.config.channels, SIDE, SIDE))
+    return counter.get_total_flops() / 1e9
 
 
 def bm3d(reference: Callable[[np.ndarray], np.ndarray]) -> dict[str, Callable[[np.ndarray], np.ndarray]]:

@@ -81,7 +81,18 @@ class Server:
 def start(folder: Path) -> Server:
     folder.mkdir(parents=True)
     with (folder / "log").open("w") as log:
-        command = [sys.executable, "-c", ALONE, "serve", "--port", "0", "--max-upload", "2"]
+        command = [
+            "env",
+            "--default-signal=HUP",
+            sys.executable,
+            "-c",
+            ALONE,
+            "serve",
+            "--port",
+            "0",
+            "--max-upload",
+            "2",
+        ]
         # Libraries are on their best behaviour where they see that they are tested.
         environment = {key: value for key, value in os.environ.items() if key != "CI"} | {"TMPDIR": str(folder)}
         process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=log, text=True)

@@ -84,9 +84,11 @@ def test_the_log_says_what_was_done(folder: Path, tmp_path: Path) -> None:
     (out / "01_14.png").unlink()
     again = tbsn("denoise", folder, "-o", out, "--skip-existing")
     assert again.returncode == 3 and "1 done, 2 skipped, 1 failed" in again.stderr
+    assert tbsn("denoise", folder / "01_14.png", "-o", out).returncode == 3
     lines = [json.loads(line) for line in (out / "run.jsonl").read_text().splitlines()]
     assert [line["status"] for line in lines[:4]] == ["done", "failed", "done", "done"]
     digest = hashlib.sha256((folder / "01_14.png").read_bytes()).hexdigest()
+    assert "exists already" in lines[-1]["error"] and lines[-1]["input_sha256"] is None
     assert lines[0]["input_sha256"] == digest and lines[0]["model"] == "default" and len(lines[0]["model_sha256"]) == 64
 
 

@@ -192,7 +192,14 @@ def test_evaluate_shows_every_image_and_the_mean(folder: Path, tmp_path: Path) -
     for arguments in ((tmp_path / "absent", folder), (folder, folder / "more"), (folder, tmp_path)):
         done = tbsn("evaluate", "noisy", *arguments)
         assert done.returncode == 2 and done.stderr.count("\n") == 1
-    assert tbsn("evaluate", "noisy", folder, folder, "--protocol", "kaggle").returncode == 2
+    for more in (
+        ("--protocol", "kaggle"),
+        ("--ensemble",),
+        ("--pd", 2),
+        ("--json", tmp_path / "absent" / "scores.json"),
+    ):
+        done = tbsn("evaluate", "noisy", folder, folder, *more)
+        assert done.returncode == 2 and done.stderr.count("\n") == 1 and not done.stdout
 
 
 def test_training_errors_are_one_line(folder: Path, tmp_path: Path) -> None:

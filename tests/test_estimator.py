@@ -95,6 +95,7 @@ def test_what_cannot_be_learned_from_is_named() -> None:
         ([NOISY, NOISY[..., :2]], "image 1: has 2 channels"),
         ([NOISY[:100]], "under the crop"),
         ([np.zeros(9, np.uint8)], "has shape"),
+        ([NOISY, np.zeros((0, 5), np.uint16)], "image 1: is empty"),
         (None, "images: is of type NoneType; give a folder"),
         (torch.zeros(4, 3, 8, 8), r"image 0: is of type Tensor; .*\.numpy\(\)"),
         ([NOISY, torch.zeros(3, 8, 8)], "image 1: is of type Tensor"),

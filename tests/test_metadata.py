@@ -4,6 +4,7 @@ import io
 import struct
 import zlib
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from PIL import Image, ImageCms
 
 from tbsn import images, metadata, tags
 from tbsn.encoding import Encoding, write, write_rows
+from tbsn.images import open_photo
 
 PIXELS = (np.arange(16 * 24 * 3).reshape(16, 24, 3) // 5).astype(np.uint8)
 XMP = b"<x:xmpmeta xmlns:x='adobe:ns:meta/'><a>" + "ü".encode() + b"</a></x:xmpmeta>"
@@ -329,6 +331,53 @@ def test_a_tiff_has_a_resolution_only_if_it_had_one(tmp_path: Path, private: boo
     with tifffile.TiffFile(tmp_path / "out.tif") as file:
         after = {tag: file.pages[0].tags[tag].value for tag in (282, 283, 296) if tag in file.pages[0].tags}
     assert after == before
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".tif"])
+def test_a_resolution_goes_over_to_other_formats(tmp_path: Path, suffix: str) -> None:
+    Image.fromarray(PIXELS).save(tmp_path / "in.png", dpi=(300, 300))
+    found = opened(through(tmp_path / "in.png", tmp_path / f"out{suffix}"))
+    assert float(found.info["dpi"][0] if suffix != ".webp" else found.getexif()[282]) == pytest.approx(300, abs=0.01)
+
+
+def test_iptc_stays_with_its_format(tmp_path: Path) -> None:
+    Image.fromarray(PIXELS).save(tmp_path / "in.jpg")
+    insert(tmp_path / "in.jpg", 2, segment(0xED, b"Photoshop 3.0\x008BIM\x04\x04\0\0\0\0\0\x05\x1c\x02\x19\0\0\0"))
+    with through(tmp_path / "in.jpg", tmp_path / "out.tif").open("rb") as file:
+        assert not {33723, 34377} & tags.read(file)[0].keys()
+
+
+def test_big_endian_texts_and_blocks_stay_what_they_are(tmp_path: Path) -> None:
+    iptc, place = b"\x1c\x02\x19\0\x02aa\0", tmp_path / "in.tif"
+    tifffile.imwrite(place, PIXELS, photometric="rgb", byteorder=">")
+    with place.open("r+b") as file:
+        said = tags.UNICODE + "käse".encode("utf-16-be")
+        tags.add(file, [{33723: (4, iptc), tags.EXIF: {tags.COMMENT: (7, said)}}])
+    with through(place, tmp_path / "out.tif").open("rb") as file:
+        page = tags.read(file)[0]
+    assert page[33723][1] == iptc
+    assert page[tags.EXIF][tags.COMMENT][1] == tags.UNICODE + "käse".encode("utf-16-le")
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_what_imagej_says_of_a_stack_stays(tmp_path: Path, order: Literal["<", ">"]) -> None:
+    stack = np.arange(3 * 16 * 24, dtype=np.uint16).reshape(3, 16, 24)
+    luts = [np.arange(768, dtype=np.uint8).reshape(3, 256) // (i + 1) for i in range(3)]
+    said = {"Labels": ["a", "bc", "ü"], "Info": "of mice", "Ranges": (1.0, 2.0, 3.0, 4.0, 5.0, 6.0), "LUTs": luts}
+    tifffile.imwrite(tmp_path / "in.tif", stack, imagej=True, byteorder=order, metadata={"axes": "CYX"} | said)
+    photo = open_photo(tmp_path / "in.tif")
+    write_rows(tmp_path / "out.tif", [stack.reshape(-1, 24, 1)], photo.shape, photo.dtype, photo)
+    with tifffile.TiffFile(tmp_path / "in.tif") as before, tifffile.TiffFile(tmp_path / "out.tif") as after:
+        one, other = before.imagej_metadata, after.imagej_metadata
+    assert one and other and one.keys() == other.keys() >= said.keys()
+    assert all(np.array_equal(one[key], other[key]) for key in one)
+
+
+@pytest.mark.parametrize("height", [128, 129, 200, 256, 257])
+def test_no_tiff_has_two_strips(tmp_path: Path, height: int) -> None:
+    write(tmp_path / "out.tif", np.zeros((height, 16, 1), np.uint16))
+    with tifffile.TiffFile(tmp_path / "out.tif") as file:
+        assert len(file.pages[0].dataoffsets) != 2
 
 
 @pytest.mark.parametrize("private", [True, False])

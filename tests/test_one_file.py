@@ -13,7 +13,7 @@ import pyvips
 import tifffile
 
 import tbsn as package
-from conftest import save, tbsn
+from conftest import EXAMPLES, save, tbsn
 from tbsn import batch, images, tiff
 from tbsn.denoiser import Denoiser
 from tbsn.errors import InputError
@@ -76,6 +76,18 @@ def test_stacks_are_denoised_page_by_page(tmp_path: Path, dtype: type) -> None:
             assert after.series[0].axes == "ZYX" and after.asarray().dtype == dtype
             assert after.is_ome == before.is_ome and after.imagej_metadata == before.imagej_metadata
             np.testing.assert_allclose(after.asarray(), stack / 2, atol=0.5)
+
+
+def test_each_page_is_given_back_what_is_no_noise_in_it(tmp_path: Path) -> None:
+    noisy = images.read(EXAMPLES / "01_14.png").pixels.mean(axis=2).astype(np.uint8)
+    quiet = np.full_like(noisy, 90)
+    quiet[::16] += 20
+    tifffile.imwrite(tmp_path / "in.tif", np.stack([quiet, noisy, quiet]), photometric="minisblack")
+    batch.denoise_file(package.load(), tmp_path / "in.tif", tmp_path / "out.tif")
+    for page, alone in zip(tifffile.imread(tmp_path / "out.tif"), (quiet, noisy, quiet), strict=True):
+        assert np.array_equal(page, package.load()(alone))
+    with pytest.raises(InputError, match="cannot hold 3 pages"):
+        batch.denoise_file(package.load(), tmp_path / "in.tif", tmp_path / "out.npy")
 
 
 def test_every_tile_is_a_step(tmp_path: Path) -> None:

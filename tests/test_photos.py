@@ -21,7 +21,7 @@ from tbsn.errors import InputError
 from tbsn.images import raised
 from tbsn.noisy import noisy_images
 from tbsn.training.decoded import cached_folder
-from tbsn.training.photos import cached
+from tbsn.training.photos import Photos, cached
 
 
 class StoppedError(Exception):
@@ -48,8 +48,10 @@ def test_cache_is_made_anew_only_when_the_folder_changes(folder: Path, tmp_path:
     made = (tmp_path / "cache" / "pixels.bin").stat().st_mtime_ns
     cached_folder(folder, tmp_path / "cache", 3)
     assert (tmp_path / "cache" / "pixels.bin").stat().st_mtime_ns == made
+    before = Photos(tmp_path / "cache")
     (folder / "letters.jpg").unlink()
     assert len(cached_folder(folder, tmp_path / "cache", 3)) == 2
+    assert all(before[i].any() for i in range(3)), "who had opened it keeps what was there"
 
 
 @pytest.mark.parametrize("place", ["runs/teacher", "more", "."])
@@ -63,11 +65,16 @@ def test_what_the_program_has_written_is_not_learned_from(
     for result in (Path(place) / "samples" / "step-1.png", Path("01_14_denoised.jpg"), Path("more/12_14_denoised.png")):
         result.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy("01_14.png", result)
+    for name in ("scan.ome.tif", "scan_denoised.ome.tif", ".thumbnails/thumbnail.png"):
+        Path(name).parent.mkdir(exist_ok=True)
+        shutil.copy("01_14.png", name)
     for name in ("recipe.yaml", "started.jsonl"):
         Path(place, name).touch()
     after = cached_folder(Path(), tmp_path / "cache", 3)
     found = {after.name(i) for i in range(len(after))}
-    assert found == {"01_14.png", "photo_denoised.png"} | ({"more/12_14.png"} if place != "more" else set())
+    assert found == {"01_14.png", "photo_denoised.png", "scan.ome.tif"} | (
+        {"more/12_14.png"} if place != "more" else set()
+    )
     assert diagnose([Path()], print).found == len(found)
     assert list(noisy_images([Path("01_14_denoised.jpg")], raised)) == [Path("01_14_denoised.jpg")], "it was asked for"
 

@@ -95,7 +95,7 @@ def test_what_killed_workers_left_goes_and_nothing_else(tmp_path: Path) -> None:
 
 def test_urls_go_in_and_out(photo: Path, tmp_path: Path) -> None:
     memory = fsspec.filesystem("memory")
-    for name in ("a.png", "more/b.png", "more/.hidden.png", "out/more/b.png", "notes.txt"):
+    for name in ("a.png", "more/b.png", "more/.hidden.png", ".trash/c.png", "out/more/b.png", "notes.txt"):
         memory.pipe(f"/urls/{name}", photo.read_bytes())
     memory.pipe("/urls/bad.png", b"no image")
     with pytest.raises(InputError, match="exists already"):

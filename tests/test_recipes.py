@@ -1,11 +1,13 @@
 """Recipes and losses, and what no recipe can train on."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from pydantic import BaseModel
 from torch import nn
 
 from conftest import save
@@ -13,10 +15,18 @@ from tbsn import teacher
 from tbsn.denoiser import mean_over_symmetries
 from tbsn.errors import InputError
 from tbsn.network import TBSN, FastUNet, FastUNetConfig, TBSNConfig, UNet, UNetConfig
-from tbsn.network.files import build, save_network
+from tbsn.network.files import NETWORKS, build, save_network
 from tbsn.training import losses, runs
 from tbsn.training.fit import learning_rate
-from tbsn.training.recipe import DistillRecipe, FitSettings, RenoiseRecipe, TrainRecipe, load_recipe
+from tbsn.training.recipe import (
+    DistillRecipe,
+    FitSettings,
+    PairSettings,
+    RenoiseRecipe,
+    TargetSettings,
+    TrainRecipe,
+    load_recipe,
+)
 from tbsn.training.start import Start
 from test_training import SHORT, TINY
 
@@ -48,6 +58,10 @@ def test_the_sidd_recipe_is_the_papers() -> None:
         (["network={kind: HalfPlane}", "recompute=true"], "recompute"),
         (["fit.steps.more=1"], "fit.steps.more"),
         (["fit.steps"], "fit.steps"),
+        (["fit.steps=[1"], r"--set fit.steps=\[1"),
+        (["fit.seed=99999999999999999999999"], "fit.seed"),
+        (["network=5"], "network"),
+        (["network=null"], "network"),
     ],
 )
 def test_wrong_settings_are_named(overrides: list[str], named: str) -> None:
@@ -55,9 +69,28 @@ def test_wrong_settings_are_named(overrides: list[str], named: str) -> None:
         load_recipe(TrainRecipe, "cpu", overrides)
 
 
+def test_the_docs_list_every_setting() -> None:
+    def keys(model: type[BaseModel], prefix: str = "") -> set[str]:
+        parts = {"fit": FitSettings, "targets": TargetSettings, "pairs": PairSettings}
+        own = [keys(parts[name], f"{name}.") if name in parts else {f"{prefix}{name}"} for name in model.model_fields]
+        return set().union(*own)
+
+    expected = set().union(*(keys(recipe) for recipe in (TrainRecipe, DistillRecipe, RenoiseRecipe))) - {"network"}
+    expected |= set().union(*(keys(config, "network.") for config, _ in NETWORKS.values()))
+    page = (Path(__file__).parent.parent / "docs" / "settings.md").read_text()
+    assert expected == set(re.findall(r"`((?:fit|network|targets|pairs)\.\w+|pd|recompute|ensemble)`", page))
+
+
 def test_an_unknown_recipe_lists_the_known_ones() -> None:
     with pytest.raises(InputError, match="cpu, distill"):
         load_recipe(TrainRecipe, "sid", [])
+
+
+def test_a_recipe_that_is_a_picture_is_named_and_an_empty_part_can_be_set(photo: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="not YAML"):
+        load_recipe(TrainRecipe, str(photo), [])
+    (tmp_path / "mine.yaml").write_text("fit:\n")
+    assert load_recipe(TrainRecipe, str(tmp_path / "mine.yaml"), ["fit.steps=3"]).fit.steps == 3
 
 
 def test_what_cannot_be_trained_on_is_named(folder: Path, tmp_path: Path) -> None:
@@ -74,6 +107,8 @@ def test_what_cannot_be_trained_on_is_named(folder: Path, tmp_path: Path) -> Non
             runs.train(place, tmp_path / f"run-{place.name}", recipe, Start("cpu"))
     with pytest.raises(InputError, match="multiple of 160"):
         runs.train(folder, tmp_path / "run", load_recipe(TrainRecipe, "cpu", ["fit.crop=250"]), Start("cpu"))
+    with pytest.raises(InputError, match="crop=0"):
+        runs.train(folder, tmp_path / "run", load_recipe(TrainRecipe, "cpu", ["fit.crop=3"]).with_pd(2), Start("cpu"))
     with pytest.raises(InputError, match="is a student"):
         save_network(tmp_path / "student.safetensors", UNet(UNetConfig(width=4)))
         distilled = DistillRecipe(fit=FitSettings(crop=128))
@@ -83,6 +118,11 @@ def test_what_cannot_be_trained_on_is_named(folder: Path, tmp_path: Path) -> Non
         runs.distill(folder, [tmp_path / "grey.safetensors"], tmp_path / "d", distilled, Start())
     with pytest.raises(InputError, match="teacher: has 3 channels, the student 1"):  # the package's, by its name
         runs.distill(folder, [Path("teacher")], tmp_path / "d", DistillRecipe(network=UNetConfig(channels=1)), Start())
+    for settings in (["network.channels=4"], ["network.channels=1", "ensemble=1"]):
+        with pytest.raises(InputError, match="default: has 3 channels, the student"):
+            runs.renoise(
+                folder, ["default"], tmp_path / "r", load_recipe(RenoiseRecipe, "renoise-cpu", settings), Start()
+            )
     with pytest.raises(InputError, match="instead of PD"):
         load_recipe(TrainRecipe, "hole", []).with_pd(5)
     with pytest.raises(InputError, match=r"network\.pd=1"):

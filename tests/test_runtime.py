@@ -19,6 +19,7 @@ from conftest import tbsn as command
 from tbsn import images, runtime
 from tbsn.denoiser import PRETRAINED, find
 from tbsn.errors import InputError
+from tbsn.network.files import load_network
 
 MODEL = PRETRAINED / "default.onnx"
 DEVICES = ["cpu", pytest.param("openvino", marks=pytest.mark.skipif(not find_spec("openvino"), reason="not installed"))]
@@ -154,8 +155,9 @@ def test_a_flipped_bit_anywhere_in_what_ships_is_found(name: str, tmp_path: Path
     whole, path = find(name).read_bytes(), tmp_path / "flipped.onnx"
     for place in (0, len(whole) // 3, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 16]) + whole[place + 1 :])
-        with pytest.raises(InputError, match="damaged"):
-            tbsn.load(path)
+        for read in (tbsn.load, load_network):
+            with pytest.raises(InputError, match="damaged"):
+                read(path)
 
 
 def bad_models(folder: Path) -> dict[str, tuple[bytes, str]]:

@@ -216,7 +216,9 @@ def test_a_run_can_start_from_a_model(blocks: Path, tmp_path: Path) -> None:
     assert (
         subprocess.run(command(blocks, tmp_path / "a", fit_steps="2"), capture_output=True, check=False).returncode == 0
     )
-    tuned = command(blocks, tmp_path / "b", "--init", str(tmp_path / "a"), fit_steps="1", fit_lr="1e-12")
+    tuned = command(
+        blocks, tmp_path / "b", "--init", str(tmp_path / "a"), network_pd="1", fit_steps="1", fit_lr="1e-12"
+    )
     assert subprocess.run(tuned, capture_output=True, check=False).returncode == 0
     first, after = (load_network(tmp_path / name).state_dict() for name in "ab")
     for name, value in first.items():

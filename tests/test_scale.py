@@ -13,7 +13,7 @@ from tbsn import images
 from tbsn.batch import denoise_file
 from tbsn.denoiser import Denoiser, load
 from tbsn.diagnose import diagnose
-from tbsn.scale import Scale, bits_used, full_depth, scale_of
+from tbsn.scale import Scale, bits_used, common_bits, full_depth, scale_of
 from tbsn.training.decoded import cached_arrays, cached_folder, with_channels
 
 
@@ -34,6 +34,12 @@ def test_no_more_is_read_than_is_needed_to_know() -> None:
         raise AssertionError("read on")
 
     assert bits_used(np.dtype(np.uint16), parts()) == 16
+
+
+def test_of_other_integers_nothing_is_known_where_one_of_sixteen_bits_ends_the_reading() -> None:
+    pixels = [np.full((1, 1, 1), value, dtype) for value, dtype in ((200, "u4"), (65535, "u2"), (60000, "u4"))]
+    bits = common_bits((one.dtype, [one]) for one in pixels)
+    assert bits == {np.dtype("u2"): 16}
 
 
 def test_twelve_bits_in_a_file_of_sixteen_are_what_eight_are(tmp_path: Path) -> None:
@@ -101,6 +107,18 @@ def test_the_order_of_bytes_stays(tmp_path: Path, dtype: str) -> None:
         denoise_file(same, tmp_path / "a.npy", tmp_path / f"b{suffix}")
         assert np.array_equal(images.read(tmp_path / f"b{suffix}").pixels[..., 0], image)
     assert np.load(tmp_path / "b.npy").dtype == dtype
+
+
+def test_metres_are_denoised_as_what_they_are_a_small_part_of() -> None:
+    photo = images.to_float(images.read(EXAMPLES / "01_14.png").pixels)
+    photo -= photo.min()
+    photo /= photo.max()
+    small, denoise = photo * np.float32(2e-9), load(strength=1)
+    taken, same = (small - denoise(small)) / 2e-9, photo - denoise(photo)
+    assert np.corrcoef(taken.ravel(), same.ravel())[0, 1] > 0.999
+    assert np.isclose(taken.std(), same.std(), rtol=0.01)
+    scale = Scale(1e11, 1e11 + 1000)
+    assert scale.unit(np.array([[[1e11 + 250]]])) == 0.25
 
 
 def test_negative_integers_are_denoised_as_floats_are() -> None:

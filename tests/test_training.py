@@ -1,6 +1,7 @@
 import json
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog  # type: ignore[attr-
 
 from conftest import save
 from tbsn import progress
-from tbsn.errors import InputError
+from tbsn.errors import InputError, NoRoomError
 from tbsn.network import TBSN, FastUNet, UNet
 from tbsn.network.files import build, load_network, save_network
 from tbsn.training import checkpoint, fit, losses, runs
@@ -76,6 +77,7 @@ def test_a_student_learns_from_renoised_estimates(blocks: Path, tmp_path: Path) 
     tiny = ["network.widths=[8,8]", "network.blocks=[1,1]", "fit.crop=64", "fit.lr=1e-2", "fit.warmup=0"]
     seen = ["fit.steps=42", "fit.checkpoint_every=2", "fit.hold_back=0.3"]
     recipe = load_recipe(RenoiseRecipe, "renoise-cpu", [*SHORT, *tiny, *seen])
+    save(blocks / "a-line.png", np.zeros((1, 200, 3), np.uint8))
     network = runs.renoise(blocks, ["default"], tmp_path / "first", recipe, Start("cpu"))
     assert isinstance(network, FastUNet)
     log = [json.loads(line) for line in (tmp_path / "first" / "log.jsonl").read_text().splitlines()]
@@ -265,6 +267,14 @@ def test_the_previous_checkpoint_stands_in_for_a_damaged_one(tmp_path: Path) -> 
     (tmp_path / checkpoint.PREVIOUS).write_bytes(b"")
     with pytest.raises(InputError, match="cannot be read"):
         checkpoint.load(tmp_path)
+
+
+def test_full_memory_is_told_in_one_line(blocks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    error = RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 655360000 bytes.")
+    monkeypatch.setattr(losses, "blind_spot", Mock(side_effect=error))
+    with pytest.raises(NoRoomError, match="does not fit into memory; make fit") as caught:
+        runs.train(blocks, tmp_path / "run", load_recipe(TrainRecipe, "cpu", [*TINY, *SHORT]), Start("cpu"))
+    assert caught.value.code == 5
 
 
 @pytest.mark.parametrize("clip", [0, 1])

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from itertools import islice
 from pathlib import Path
 from threading import Lock
@@ -18,7 +18,7 @@ import numpy as np
 
 from tbsn.denoiser import Denoiser
 from tbsn.encoding import Encoding, check_holds, check_names, write_rows
-from tbsn.errors import InputError, NoRoomError, Stopped, UnexpectedError
+from tbsn.errors import InputError, NoRoomError, Stopped, UnexpectedError, is_out_of_memory
 from tbsn.files import make_folder
 from tbsn.images import Photo, check_values, open_photo
 from tbsn.memory import return_freed_memory
@@ -29,7 +29,6 @@ from tbsn.tiles import Rows
 AHEAD = 16  # strips of rows that wait to be written
 AT_ONCE = 2  # one is read or written while the other is computed
 STRIP = 512
-NO_MEMORY = ("bad_alloc", "bad allocation", "Failed to allocate", "failed to allocate", "Out of memory")
 
 
 @dataclass(frozen=True)
@@ -112,7 +111,7 @@ def denoise_file(
     check_names(target, photo)
     pixels = height * width * photo.pages
     scale = scale_of(photo.dtype, pixels * channels, _strips(photo, settings))
-    trust = denoise.trust_for(photo.rows, (height, width), scale)
+    trust_for, begin = denoise.trust_for, cache(photo.rows)  # read once more, and no more than once, page after page
     denoise = denoise.within(settings.memory, AT_ONCE * width)  # always, that an image always gives the same
     share = 1 / (len(denoise.tiling.plan(height)) * len(denoise.tiling.plan(width)) * photo.pages)
 
@@ -124,7 +123,8 @@ def denoise_file(
     def parts() -> Iterator[np.ndarray]:
         rows = _checked(photo, settings)
         for number in range(photo.pages):
-            page = partial(_shifted, rows, number * height)
+            page = _shifted(lambda: rows, number * height)
+            trust = trust_for(partial(_shifted, begin, number * height), (height, width), scale)
             note = f"page {number + 1}/{photo.pages}" if photo.pages > 1 else ""
             function = partial(watched, note=note)
             yield from replace(denoise, function=function).stream(page, (height, width), scale, trust)
@@ -201,7 +201,7 @@ def attempt(denoise: Denoiser, job: Job, settings: Settings, watch: Watch = lamb
     except Exception as unknown:  # of a library: one file must not stop the others, and its message is not ours
         error = _unexpected(source, unknown)
     seconds = time.monotonic() - began
-    untouched = job.skipped or isinstance(error, Stopped)
+    untouched = job.skipped or job.refused or isinstance(error, Stopped)
     return Result(job, error, pixels, seconds, None if untouched else _sha256_if_readable(source))
 
 
@@ -234,13 +234,15 @@ def _sha256_if_readable(path: Path) -> str | None:
 
 def _unexpected(source: Path, error: Exception) -> InputError:
     reason = f"{type(error).__name__}: {error}"
-    if isinstance(error, MemoryError) or any(words in reason for words in NO_MEMORY):
+    if is_out_of_memory(error):
         return NoRoomError(source, "does not fit into memory", "give --max-memory, for smaller tiles", disk=False)
     return UnexpectedError(source, reason, "please report this, with the file if you can")
 
 
-def _shifted(rows: Rows, first: int, top: int, bottom: int) -> np.ndarray:
-    return rows(first + top, first + bottom)
+def _shifted(begin: Callable[[], Rows], first: int) -> Rows:
+    """The rows from the ``first`` on."""
+    rows = begin()
+    return lambda top, bottom: rows(first + top, first + bottom)
 
 
 def _checked(photo: Photo, settings: Settings) -> Rows:

@@ -223,9 +223,12 @@ def evaluate(
     from tbsn.evaluation.baselines import BASELINES
     from tbsn.files import atomic
 
+    options.new_files(json=as_json)
     if protocol not in metrics.PROTOCOLS:
         raise InputError(f"--protocol {protocol}", "unknown", f"use one of {', '.join(metrics.PROTOCOLS)}")
     rule = metrics.PROTOCOLS[protocol]
+    if model in BASELINES and (ensemble, pd, passes, hole) != (False, None, None, None):
+        raise InputError(model, "is no network", "leave out --ensemble, --pd, --passes and --hole")
     denoiser = BASELINES.get(model) or load(model, TeacherSettings(pd, passes, probability, hole), ensemble=ensemble)
     scores = []
     for score in pairs.evaluate(denoiser, pairs.find_pairs(noisy, clean), rule):
@@ -237,7 +240,7 @@ def evaluate(
     print(f"{model}: {values}, mean of {len(scores)} images")
     print(f"protocol {rule.name}: {rule.description}")
     if as_json:
-        with atomic(as_json) as partial:
+        with atomic(as_json, options.NEW_FILE + "json") as partial:
             partial.write_text(json.dumps(result, indent=1))
 
 
@@ -253,10 +256,11 @@ def diagnose(
     from tbsn import diagnose as diagnosis
     from tbsn.files import atomic
 
+    options.new_files(json=as_json, picture=picture)
     result = diagnosis.diagnose(inputs, lambda error: warn(f"error: {error}"))
     print("\n".join(diagnosis.describe(result)))
     if as_json:
-        with atomic(as_json, "name a file in a writable folder with --json") as partial:
+        with atomic(as_json, options.NEW_FILE + "json") as partial:
             partial.write_text(json.dumps(diagnosis.as_dict(result), indent=1))
     if picture:
         from tbsn import chart

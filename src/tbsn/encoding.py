@@ -17,6 +17,7 @@ from tbsn.rows import as_image, write_to
 
 MAX_RESOLUTION = 1e6
 UNKNOWN_RESOLUTION = 72 / 25.4  # pixels in a millimetre: what EXIF designates for it
+STRIP = 128  # rows, of a TIFF
 BIG_TIFF = 3 << 30  # bytes; TIFF as it was ends at 4 GiB
 ELSEWHERE = "choose another output with -o"
 LOSSLESS = "lossless"
@@ -29,11 +30,10 @@ KEPT = {
     "icc-profile-data": pyvips.GValue.blob_type,
     "exif-data": pyvips.GValue.blob_type,
     "xmp-data": pyvips.GValue.blob_type,
-    "iptc-data": pyvips.GValue.blob_type,
     DESCRIPTION: pyvips.GValue.gstr_type,
     "orientation": pyvips.GValue.gint_type,
 }
-PRIVATE = ("exif-data", "xmp-data", "iptc-data", DESCRIPTION)
+PRIVATE = ("exif-data", "xmp-data", DESCRIPTION)
 
 
 @dataclass(frozen=True)
@@ -107,13 +107,13 @@ def check_holds(path: Path, dtype: np.dtype, channels: int, pages: int = 1, alph
         raise InputError(path, "unknown image format", f"use one of {' '.join(SUFFIXES)}")
     if alpha and suffix in NO_ALPHA:
         raise InputError(path, f"{suffix} cannot hold alpha", "write .png, .tif or .webp")
+    if pages > 1 and suffix not in TIFF:
+        raise InputError(path, f"{suffix} cannot hold {pages} pages", "write .tif")
     if suffix == ".npy":
         return
     held = {".png": "u1 u2", ".tif": "u1 u2 f4", ".tiff": "u1 u2 f4"}.get(suffix, "u1")
     if dtype.str[1:] not in held.split():
         raise InputError(path, f"{suffix} cannot hold {dtype} pixels", "write .npy, or .tif for 16 bits and float32")
-    if pages > 1 and suffix not in TIFF:
-        raise InputError(path, f"{suffix} cannot hold {pages} pages", "write .tif")
     if channels > 4 and suffix not in TIFF:
         raise InputError(path, f"{suffix} cannot hold {channels} channels", "write .tif")
 
@@ -122,9 +122,13 @@ def _packed(suffix: str, image: pyvips.Image, like: Photo | None, quality: int) 
     """What to tell libvips: without loss if ``like`` is so, and packed as it is."""
     packing = like.packing if like else ""
     if suffix in TIFF:
+        height = image.height // (like.pages if like else 1)
+        # ImageJ takes the lengths of two strips, which fill the place of an offset, for one: they are made one strip.
+        strip = 2 * STRIP if STRIP < height <= 2 * STRIP else STRIP
         # Packed, noise may take more than it does unpacked.
         big = image.width * image.height * image.bands * np.dtype(DEPTHS[str(image.format)]).itemsize > BIG_TIFF
-        return {"bigtiff": big} | ({"compression": packing} if packing and packing != LOSSLESS else {})
+        packed = {"compression": packing} if packing and packing != LOSSLESS else {}
+        return {"bigtiff": big, "tile_height": strip} | packed
     options: dict[str, Any] = {"Q": quality} if suffix in LOSSY else {}
     return options | ({"lossless": True, "exact": True} if suffix == ".webp" and packing == LOSSLESS else {})
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 SOME_FAILED = 3  # exit code: of several inputs, some could not be used
+NO_MEMORY = ("bad_alloc", "bad allocation", "failed to allocate", "out of memory", "can't allocate memory")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -41,6 +42,11 @@ class NoRoomError(InputError):
     def __init__(self, name: object, reason: str, remedy: str, disk: bool = True) -> None:
         super().__init__(name, reason, remedy)
         self.disk = disk
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether this is what numpy, ONNX Runtime, libvips or torch raise then: some of them have no type for it."""
+    return isinstance(error, MemoryError) or any(words in str(error).lower() for words in NO_MEMORY)
 
 
 def unreadable(name: object, error: OSError) -> InputError:

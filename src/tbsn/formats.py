@@ -14,10 +14,10 @@ SUFFIXES = {
     "WebP": (".webp",),
     "NumPy": (".npy",),
 }
+"""The formats that are read and written, and how their files are named."""
 RAW_SUFFIXES = (".arw", ".cr2", ".cr3", ".dng", ".nef", ".nrw", ".orf", ".pef", ".raf", ".rw2")
-"""The formats that are read, and how their files are named."""
 CONVERT = "convert it to 8- or 16-bit grey or RGB"
-CONVERT_NUMBERS = "convert it to 8 or 16 bits or float32, or save it as .npy"
+CONVERT_NUMBERS = "convert it to 8 or 16 bits without a sign, or float32, or save it as .npy"
 
 FOREIGN = (".gif", ".bmp", ".heic", ".heif", ".avif", ".jxl", ".jp2", ".psd", ".pdf", ".svg", ".ppm", ".pgm", ".tga")
 """How files of other formats are named, none of which is written."""
@@ -61,7 +61,8 @@ def of(path: Path) -> str:
     except OSError as error:
         raise InputError(path, f"cannot be read ({error.strerror})", "check its name and permissions") from error
     if not found:
-        raise InputError(path, "not a readable image", "copy it again from its source, or leave it out")
+        remedy = f"copy it again from its source, or convert it to {', '.join(SUFFIXES)}"
+        raise InputError(path, "not a readable image", remedy)
     if found not in SUFFIXES:
         raise InputError(path, f"is {found}", f"convert it to {', '.join(SUFFIXES)}")
     return found

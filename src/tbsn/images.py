@@ -81,7 +81,7 @@ def find(
     for entry in inputs:
         if os.path.isdir(entry):
             for folder, subfolders, names in os.walk(entry, onerror=cannot_walk):
-                subfolders[:] = sorted(subfolders) if recursive else []
+                subfolders[:] = sorted(name for name in subfolders if recursive and not name.startswith("."))
                 for path in map(Path(folder).joinpath, sorted(names)):
                     known = path.suffix.lower() in SUFFIXES + RAW_SUFFIXES
                     if known and not path.name.startswith(".") and (os.path.isfile(path) or not os.path.exists(path)):

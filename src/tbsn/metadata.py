@@ -109,7 +109,8 @@ def _check(path: Path, parts: list[tuple[bytes, bytes]]) -> None:
 
 
 def put(path: Path, metadata: Metadata, private: bool = True) -> None:
-    """Put metadata into a file that libvips has written, in place of its own; into one of another format EXIF alone.
+    """Put metadata into a file that libvips has written, in place of its own; into one of another format EXIF alone,
+    if there is any: that of libvips says no more than the resolution.
 
     Without what is ``private``, only what the file says of colours and resolution: the rest of that libvips writes. A
     JPEG that was no JPEG before has no room for EXIF of more than 64 kB: it is left out.
@@ -122,7 +123,7 @@ def put(path: Path, metadata: Metadata, private: bool = True) -> None:
     elif kind == metadata.kind in EXIF:
         names = CARRIED if private else COLOUR
         _rewrite(path, kind, names, [part for part in metadata.parts if part[0] in names])
-    elif kind in EXIF and metadata.kind and private:
+    elif kind in EXIF and metadata.kind and private and (metadata.exif or not metadata.has_resolution):
         _rewrite(path, kind, tuple(EXIF.values()), _exif_part(kind, metadata.exif))
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tbsn import formats
 from tbsn.errors import InputError
 from tbsn.images import RAW_SUFFIXES, SUFFIXES, Photo, find, open_photo
 from tbsn.plan import Output
@@ -50,6 +51,7 @@ def bits_of(paths: Iterable[Path], channels: int) -> Bits:
 
 
 def _is_result(path: Path) -> bool:
-    source = path.stem.removesuffix(Output.suffix)
+    stem, ome = formats.stem(path)
+    source = stem.removesuffix(Output.suffix)
     known = (suffix for small in (*SUFFIXES, *RAW_SUFFIXES) for suffix in (small, small.upper()))
-    return source != path.stem and any(os.path.exists(path.with_name(f"{source}{suffix}")) for suffix in known)
+    return source != stem and any(os.path.exists(path.with_name(f"{source}{ome}{suffix}")) for suffix in known)

@@ -5,6 +5,8 @@ from pathlib import Path
 from tbsn.errors import InputError
 from tbsn.lines import warn
 
+NEW_FILE = "name a file in a writable folder with --"
+
 
 def seconds(duration: str) -> float:
     """``90s``, ``30m`` or ``2h`` in seconds; nothing is no limit."""
@@ -68,6 +70,13 @@ def strides(pd: str, folder: Path, run: Path, channels: int) -> tuple[int, int |
     if not pd.isdecimal() or int(pd) == 0:
         raise InputError(f"--pd {pd}", "not a PD stride", "give a number of at least 1, or auto")
     return int(pd), None
+
+
+def new_files(**files: Path | None) -> None:
+    """Raises `InputError` for one whose folder is not there, before there is work to lose."""
+    for option, path in files.items():
+        if path and not path.parent.is_dir():
+            raise InputError(f"--{option} {path}", "no such folder", NEW_FILE + option)
 
 
 def _amount(option: str, text: str, units: dict[str, float], example: str) -> float:

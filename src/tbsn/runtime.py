@@ -4,7 +4,7 @@ import hashlib
 import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from threading import Lock
@@ -125,6 +125,11 @@ def sealed(model: bytes) -> bytes:
     return model + b"\x72" + bytes([len(entry)]) + entry
 
 
+def is_intact(model: bytes, facts: Mapping[str, str]) -> bool:
+    """Whether the bytes of an ONNX model with these ``facts`` are those that were `sealed`, if they were."""
+    return SEAL not in facts or sealed(model[: len(model) - len(sealed(b""))]) == model
+
+
 def _open(model: bytes, name: str) -> tuple[int, int, int, Run]:
     """Channels, multiple, memory for a pixel and, on the CPU, function of a student. Raises `InputError`."""
     if model.startswith(PICKLED):
@@ -138,7 +143,7 @@ def _open(model: bytes, name: str) -> tuple[int, int, int, Run]:
     if facts.get("format") != ONNX_FORMAT:
         found = facts.get("format", "none")
         raise InputError(name, f"model format is {found}, not {ONNX_FORMAT}", "export it with this version of tbsn")
-    if SEAL in facts and sealed(model[: len(model) - len(sealed(b""))]) != model:
+    if not is_intact(model, facts):
         raise InputError(name, "damaged: not the bytes that were exported", again)
     try:
         channels, multiple = int(facts["channels"]), int(facts["multiple"])

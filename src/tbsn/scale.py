@@ -9,6 +9,8 @@ import numpy as np
 SAMPLES = 1e6
 FEWEST = 8  # bits
 OUTLIERS = 0.1  # per cent, at either end
+FAINT = 1e-3  # a quarter of the least that a display shows
+SHORT = np.dtype(np.uint16)
 
 Bits = Mapping[np.dtype, int]
 
@@ -22,7 +24,8 @@ class Scale:
 
     def unit(self, pixels: np.ndarray) -> np.ndarray:
         """As float32 in [0, 1]; in place of values that are not finite, the mean of the others."""
-        values = ((pixels - np.float32(self.low)) / np.float32(self.high - self.low)).astype(np.float32, copy=False)
+        exact = np.result_type(pixels, np.float32).type
+        values = ((pixels - exact(self.low)) / exact(self.high - self.low)).astype(np.float32, copy=False)
         if pixels.dtype.kind == "f" and not (finite := np.isfinite(values)).all():
             values = np.where(finite, values, values[finite].mean() if finite.any() else 0).astype(np.float32)
         return np.clip(values, 0, 1)
@@ -62,14 +65,15 @@ def bits_used(dtype: np.dtype, parts: Iterable[np.ndarray]) -> int:
 def common_bits(images: Iterable[tuple[np.dtype, Iterable[np.ndarray]]]) -> Bits:
     """The `bits_used` by each integer dtype in all ``images``, given by their dtype and parts.
 
-    They are of one camera, and a dark one alone would seem to have fewer bits. No more is read than is needed to know.
+    They are of one camera, and a dark one alone would seem to have fewer bits. Once one of uint16 uses all of them, no
+    more is read; of other dtypes nothing is known then.
     """
     bits: dict[np.dtype, int] = {}
     for dtype, parts in images:
         if dtype.kind != "f":
             bits[dtype] = max(bits.get(dtype, 0), bits_used(dtype, parts))
-        if bits.get(np.dtype(np.uint16)) == 16:
-            break
+        if bits.get(SHORT) == 16:
+            return {SHORT: 16}
     return bits
 
 
@@ -87,8 +91,8 @@ def full_depth(pixels: np.ndarray, bits: Bits = MappingProxyType({})) -> np.ndar
 def scale_of(dtype: np.dtype, count: int, parts: Iterable[np.ndarray]) -> Scale:
     """The scale of an image of ``count`` values: the range of the bits that integers use, [0, 1] of floats.
 
-    Negative integers, and floats that do not keep to [0, 1], are scaled by what they are, outliers aside; that needs
-    the ``parts`` of the image (n, w, c), whose order does not matter.
+    Negative integers, and floats that do not keep to [0, 1] or hardly leave 0, as lengths in metres do, are scaled by
+    what they are, outliers aside; that needs the ``parts`` of the image (n, w, c), whose order does not matter.
     """
     if dtype.kind == "u":
         return Scale(0.0, float(2 ** bits_used(dtype, parts) - 1))
@@ -100,6 +104,6 @@ def scale_of(dtype: np.dtype, count: int, parts: Iterable[np.ndarray]) -> Scale:
     sample = sample[np.isfinite(sample)]
     low, high = np.percentile(sample, [OUTLIERS, 100 - OUTLIERS]) if sample.size else (0, 1)
     usual = Scale(0.0, float(2**bits - 1)) if dtype.kind == "i" else Scale()
-    if low >= usual.low and high <= usual.high:
+    if low >= usual.low and (dtype.kind == "i" or high >= FAINT) and high <= usual.high:
         return usual
     return Scale(float(low), float(high) if high > low else float(low) + 1)

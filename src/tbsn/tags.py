@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from io import BytesIO
+from itertools import chain, repeat
 from struct import calcsize, pack, unpack
 from typing import Any, BinaryIO
 
@@ -22,6 +23,10 @@ TYPES |= {11: (4, 4), 12: (8, 8), 13: (4, 4), 16: (8, 8), 17: (8, 8), 18: (8, 8)
 DESCRIPTION, BELOW, MOST_BELOW, EXTRA = 270, 330, 64, 338
 LONG, ONLY_BIG = 4, (16, 17, 18)
 RESOLUTION = {282, 283, 296}
+OF_BYTES = {33723, 34377}  # IPTC and Photoshop's block, by whatever type they are told
+COMMENT, UNICODE = 0x9286, b"UNICODE\0"
+IMAGEJ_SIZES, IMAGEJ = 50838, 50839
+IMAGEJ_NUMBERS = {b"info": 2, b"labl": 2, b"prop": 2, b"rang": 8}  # bytes of each: of texts and display ranges
 MOST = {274: 8, 296: 3}  # libtiff takes no other orientation, and no other unit of resolution
 ROOM = 1 << 26
 
@@ -140,7 +145,7 @@ class Layout:
                 value = LONG, pack("<I", self.write(file, value, {}, 0))
             kind, data = value
             head = pack(f"{self.order}HH{self.pointer[1]}", tag, kind, len(data) // TYPES[kind][1])
-            data = _swapped(data, kind, self.order)
+            data = data if tag in OF_BYTES else _swapped(data, kind, self.order)
             if len(data) > self.inline:
                 data = pack(self.pointer, self._append(file, data))
             raw[tag] = head + data.ljust(self.inline, b"\0")
@@ -172,10 +177,36 @@ def _values(
         data = field[:length] if length <= layout.inline else _bytes(file, _number(field, layout.order), length)
         layout.room -= len(data)
         if len(data) == length:
-            values[tag] = kind, _swapped(data, kind, layout.order)
+            values[tag] = kind, data if tag in OF_BYTES else _swapped(data, kind, layout.order)
             if tag in MOST and not 1 <= number(values, tag) <= MOST[tag]:
                 del values[tag]
+    if layout.order == ">":
+        _turn(values)
     return values
+
+
+def _turn(values: Directory) -> None:
+    """Turn the numbers inside values that are bytes to TIFF from big-endian to little-endian."""
+    if COMMENT in values and values[COMMENT][1].startswith(UNICODE):
+        kind, text = values[COMMENT]
+        values[COMMENT] = kind, UNICODE + _turned(text[len(UNICODE) :], 2)
+    if IMAGEJ in values and IMAGEJ_SIZES in values:
+        kind, data = values[IMAGEJ]
+        # A head of names, each with how many there are of it, and then those; and before it all the size of each.
+        head, *sizes = np.frombuffer(values[IMAGEJ_SIZES][1], "<u4").tolist() or [0]
+        named = ((data[at : at + 4], _number(data[at + 4 : at + 8], ">")) for at in range(4, min(head, len(data)), 8))
+        names = chain.from_iterable(repeat(name, count) for name, count in named)
+        parts, at = [_turned(data[:head], 4)], head
+        for name, size in zip(names, sizes, strict=False):
+            parts.append(_turned(data[at : at + size], IMAGEJ_NUMBERS.get(name, 1)))
+            at += size
+        values[IMAGEJ] = kind, b"".join([*parts, data[at:]])
+
+
+def _turned(data: bytes, size: int) -> bytes:
+    """The bytes of every number of this ``size`` in reverse order; what is left at the end stays."""
+    whole = len(data) - len(data) % size
+    return np.frombuffer(data[:whole], f">u{size}").astype(f"<u{size}").tobytes() + data[whole:]
 
 
 def _number(field: bytes, order: str) -> int:

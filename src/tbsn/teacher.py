@@ -34,7 +34,7 @@ def padded(denoiser: Denoiser, multiple: int) -> Denoiser:
 
     def run(image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k h w"]:
         height, width = image.shape[-2:]
-        rows, cols = (_reflected(size, multiple).to(image.device) for size in (height, width))
+        rows, cols = (np.pad(np.arange(n), (0, -n % multiple), mode="reflect") for n in (height, width))
         return denoiser(image[..., rows[:, None], cols])[..., :height, :width]
 
     return run
@@ -156,10 +156,3 @@ def of_network(network: Network, settings: TeacherSettings) -> Denoiser:
     if isinstance(network, HalfPlane):
         denoiser = partial(network, hole=settings.hole)
     return torch.no_grad()(padded(denoiser, network.multiple))
-
-
-def _reflected(size: int, multiple: int) -> Tensor:
-    """Indices 0 1 2 … size-1 size-2 … 1 0 1 …, as many as the next multiple."""
-    period = max(1, 2 * size - 2)
-    index = torch.arange(-(-size // multiple) * multiple) % period
-    return torch.where(index < size, index, period - index)

@@ -100,7 +100,7 @@ def _place(files: AbstractFileSystem, entry: str, name: str) -> Place:
 
 def _is_image(inside: str) -> bool:
     path = PurePosixPath(inside)
-    return path.suffix.lower() in SUFFIXES + RAW_SUFFIXES and not path.name.startswith(".")
+    return path.suffix.lower() in SUFFIXES + RAW_SUFFIXES and not any(part.startswith(".") for part in path.parts)
 
 
 def _renamed(inside: str, output: Output) -> str:

@@ -19,7 +19,7 @@ from tbsn.network.fast import FastUNet, FastUNetConfig
 from tbsn.network.half_plane import HalfPlane, HalfPlaneConfig
 from tbsn.network.tbsn import TBSN, TBSNConfig
 from tbsn.network.unet import UNet, UNetConfig
-from tbsn.runtime import SEAL
+from tbsn.runtime import SEAL, is_intact
 
 FORMAT = "tbsn-model-1"
 Student = UNet | FastUNet
@@ -104,12 +104,16 @@ def _hash(weights: dict[str, Tensor], metadata: dict[str, str]) -> str:
 def _read_onnx(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The weights keep their names in an export; what else is constant there has names without one."""
     try:
-        model = onnx.load(path)
+        data = path.read_bytes()
+        model = onnx.load_from_string(data)
     except (DecodeError, OSError) as error:
         raise InputError(path, f"not an ONNX model, or damaged ({error})", "get the file again") from error
+    facts = {entry.key: entry.value for entry in model.metadata_props}
+    if not is_intact(data, facts):
+        raise InputError(path, "damaged: not the bytes that were exported", "get the file again")
     arrays = {one.name: onnx.numpy_helper.to_array(one) for one in model.graph.initializer if "." in one.name}
     state = {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
-    return state, {entry.key: entry.value for entry in model.metadata_props}
+    return state, facts
 
 
 def parameters(network: nn.Module) -> int:

@@ -75,6 +75,8 @@ def cached_folder(folder: Path | Sequence[Path], cache: Path, channels: int, oth
 def cached_arrays(arrays: Sequence[np.ndarray], cache: Path, channels: int, other: Path | None = None) -> Photos:
     """Arrays (h, w) or (h, w, c) of integers, or of floats in [0, 1], as `cached_folder` does files."""
     shaped = [array[..., None] if array.ndim == 2 else array for array in arrays]
+    if empty := [i for i, image in enumerate(shaped) if not image.size]:
+        raise InputError(f"image {empty[0]}", f"is empty: {arrays[empty[0]].shape}", "leave it out")
     bits = common_bits((image.dtype, [image]) for image in shaped if image.dtype.kind in "iu")
     decoded = [(f"image {i}", with_channels(f"image {i}", image, channels, bits)) for i, image in enumerate(shaped)]
     if not decoded:

@@ -44,18 +44,19 @@ def mean_of(denoisers: Sequence[Denoiser]) -> Denoiser:
     return lambda image: np.mean([denoise(image) for denoise in denoisers], axis=0)
 
 
-def estimates(denoiser: Denoiser, weights: bytes, photos: Photos, run: Path, device: torch.device) -> Photos:
-    """What a denoiser with these weights makes of the photos."""
+def estimates(denoiser: Denoiser, weights: bytes, photos: Photos, run: Path) -> Photos:
+    """What a denoiser with these weights, on the CPU, makes of the photos."""
     stamp = hashlib.sha256(photos.stamp.encode() + weights).hexdigest()
-    return _kept("estimate", _denoised(denoiser, photos, device), stamp, photos, run / "estimates")
+    return _kept("estimate", _denoised(denoiser, photos, torch.device("cpu")), stamp, photos, run / "estimates")
 
 
-def power(denoiser: Denoiser, photos: Photos, estimates: Photos, curve: Curve) -> list[float]:
-    """See `missed_power`: of photos from all over the set, kept beside the estimates."""
+def power(denoiser: Denoiser, photos: Photos, estimates: Photos, curve: Curve, crop: int) -> list[float]:
+    """See `missed_power`: of photos from all over the set, none under the crop, kept beside the estimates."""
     file = estimates.directory / POWER
     known = json.loads(file.read_text()) if file.exists() else {}
-    if known.get("stamp") != (stamp := f"{estimates.stamp} {curve} {VERSION}"):
-        chosen = np.unique(np.linspace(0, len(photos) - 1, MEASURED).astype(int)).tolist()
+    if known.get("stamp") != (stamp := f"{estimates.stamp} {curve} {VERSION} {crop}"):
+        large = np.flatnonzero(photos.sizes.min(axis=1) >= crop)
+        chosen = np.unique(large[np.linspace(0, len(large) - 1, MEASURED).astype(int)]).tolist()
         pairs = [(images.to_float(photos[i]), images.to_float(estimates[i])) for i in chosen]
         factors = missed_power(denoiser, pairs, np.random.default_rng(0), curve)
         known = {"stamp": stamp, "power": factors.tolist()}

@@ -65,9 +65,9 @@ def shrunk(image: np.ndarray, factor: int) -> np.ndarray:
 
 
 @cache
-def dead_leaves(seed: int = 0) -> Leaves:
+def dead_leaves() -> Leaves:
     """Made once a process, in some seconds."""
-    return Leaves.make(seed)
+    return Leaves.make(0)
 
 
 def _shapes(random: np.random.Generator) -> np.ndarray:

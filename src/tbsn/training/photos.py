@@ -167,9 +167,8 @@ def _aligned(size: int) -> int:
 
 
 def _clear(cache: Path) -> None:
-    (cache / FACTS).unlink(missing_ok=True)
-    for name in (INDEX, TEXTS, PIXELS):
-        (cache / name).write_bytes(b"")
+    for name in (FACTS, INDEX, TEXTS, PIXELS):
+        (cache / name).unlink(missing_ok=True)  # not emptied: another run may have mapped them
 
 
 def _write_facts(cache: Path, stamp: str, whole: bool) -> None:

@@ -27,11 +27,16 @@ from tbsn.training.losses import SYMMETRIES
 R = TypeVar("R", bound="Settings")
 Precision = Literal["float32", "bf16", "auto"]
 Share = Annotated[float, Field(ge=0, le=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 def _kind(default: str) -> Discriminator:
     """Which network a recipe means: its ``kind``, if it says so."""
-    return Discriminator(lambda network: network.get("kind", default) if isinstance(network, dict) else network.kind)
+
+    def kind(network: object) -> object:
+        return network.get("kind", default) if isinstance(network, dict) else getattr(network, "kind", network)
+
+    return Discriminator(kind)
 
 
 BlindConfig = Annotated[
@@ -79,7 +84,7 @@ class FitSettings(Settings):
     hold_back: float = Field(default=0.0, ge=0, lt=1)
     precision: Precision = "auto"
     workers: NonNegativeInt = 1
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
     checkpoint_every: PositiveInt = 1000
     log_every: PositiveInt = 50
 
@@ -125,7 +130,7 @@ class TargetSettings(Settings):
     estimate: bool = False
     refinements: tuple[Share, ...] = (0.0,)
     holes: tuple[NonNegativeInt, ...] = (0, 1, 2)
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
 
     @model_validator(mode="after")
     def _any(self) -> Self:
@@ -199,24 +204,29 @@ def load_recipe(kind: type[R], name: str, overrides: list[str]) -> R:
         raise InputError(name, "no such recipe", f"use one of {', '.join(known)}, or a YAML file")
     try:
         settings = yaml.safe_load(source.read_text()) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = f"not YAML ({' '.join(str(error).split())})"
+        raise InputError(name, reason, "mend the file, or name another") from error
+    try:
         for override in overrides:
             _override(settings, override)
         return kind.model_validate(settings)
-    except yaml.YAMLError as error:
-        raise InputError(name, f"not YAML ({error})", "mend the file") from error
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"recipe {name}", f"{key}: {first['msg']}", "see the recipe's keys in the docs") from error
+        raise InputError(f"recipe {name}", f"{key}: {first['msg']}", "docs/settings.md lists all keys") from error
 
 
 def _override(settings: object, override: str) -> None:
     path, equals, value = override.partition("=")
     *parents, leaf = path.split(".")
     for parent in parents:
-        if not isinstance(settings, dict):
-            break
-        settings = settings.setdefault(parent, {})
-    if not equals or not isinstance(settings, dict):
-        raise InputError(f"--set {override}", "not of the form key=value", "write for example --set fit.steps=500")
-    settings[leaf] = yaml.safe_load(value)
+        if isinstance(settings, dict):
+            settings[parent] = settings = settings.get(parent) or {}
+    try:
+        if not equals or not isinstance(settings, dict):
+            raise ValueError
+        settings[leaf] = yaml.safe_load(value)
+    except (yaml.YAMLError, ValueError):
+        remedy = "write for example --set fit.steps=500"
+        raise InputError(f"--set {override}", "not of the form key=value", remedy) from None

@@ -73,16 +73,20 @@ def renoise(source: Source, models: Sequence[str | Path], run: Path, recipe: Ren
     """
     _check(recipe, start)
     known = [load(model, strength=1, device="cpu") for model in models]
+    channels, crop = recipe.network.channels, recipe.fit.crop
     # A teacher that attends to all of an image takes too long for that.
     denoiser = kept.mean_of([one.self_ensemble() if one.local else one for one in known])
     weights = b"".join(map(_weights, models))
     how = recipe.pairs
     loss = losses.ensembled(list(map(_student, models)), recipe.ensemble) if recipe.ensemble else losses.renoised
+    for model, one in zip(models, known, strict=True):
+        if channels > 1 or recipe.ensemble:  # grey images pass through a colour model, but not through its network
+            _check_channels(model, one.channels, channels)
     with at_work(run, recipe, start, lambda: _inputs(source, start, models)) as (fabric, places):
-        photos = made_by_first(fabric, lambda: open_photos(source, run, recipe.network.channels, recipe.fit.crop))
-        estimates = made_by_first(fabric, lambda: kept.estimates(denoiser, weights, photos, run, fabric.device))
-        power = made_by_first(fabric, lambda: kept.power(denoiser, photos, estimates, how.curve))
-        noise = partial(kept.noise_models, photos, estimates, how.curve, power, recipe.fit.crop)
+        photos = made_by_first(fabric, lambda: open_photos(source, run, channels, crop))
+        estimates = made_by_first(fabric, lambda: kept.estimates(denoiser, weights, photos, run))
+        power = made_by_first(fabric, lambda: kept.power(denoiser, photos, estimates, how.curve, crop))
+        noise = partial(kept.noise_models, photos, estimates, how.curve, power, crop)
         cut = partial(Renoised, photos, estimates, made_by_first(fabric, noise), how=how)
         return _fit(run, recipe, loss, cut, photos, places, fabric, start)
 
@@ -116,10 +120,15 @@ def _student(model: str | Path) -> Student:
     return network
 
 
+def _check_channels(model: str | Path, found: int, wanted: int) -> None:
+    if found != wanted:
+        remedy = f"--set network.channels={found}, or name a model of {wanted}"
+        raise InputError(model, f"has {found} channels, the student {wanted}", remedy)
+
+
 def _blind_network(path: Path, channels: int) -> BlindNetwork:
     network = load_network(find(path))
-    if (found := network.config.channels) != channels:
-        raise InputError(path, f"has {found} channels, the student {channels}", f"--set network.channels={found}")
+    _check_channels(path, network.config.channels, channels)
     if isinstance(network, Student):
         raise InputError(path, "is a student, not a blind-spot network", "name the run of `tbsn train`, or `teacher`")
     return network
@@ -181,7 +190,8 @@ def _new_network(recipe: Recipe, init: Path | None) -> Network:
 def _first(recipe: Recipe, init: Path) -> Network:
     """The network to start from. Raises `InputError` if it is not of the recipe's kind and size."""
     first = load_network(find(init))
-    found, wanted = first.config.model_dump(), recipe.network.model_dump()
+    # How it is used, by PD or with a hole, may differ.
+    found, wanted = (one.model_dump(exclude={"pd", "hole"}) for one in (first.config, recipe.network))
     if found["kind"] != wanted["kind"]:
         remedy = "`default` is for renoise, `unet` for distill, an earlier run for its own command"
         raise InputError(init, f"is a {found['kind']}, the recipe's network a {wanted['kind']}", remedy)
@@ -220,7 +230,7 @@ def open_photos(source: Source, run: Path, channels: int, crop: int, other: Path
 
 def _check(recipe: Recipe, start: Start, pd: int = 1) -> None:
     crop, step = recipe.fit.crop, recipe.network.multiple * pd
-    if crop % step:
+    if crop % step or not crop:
         remedy = f"--set fit.crop={max(1, crop // step) * step}"
         raise InputError(f"fit.crop={crop}", f"not a multiple of {step}", remedy)
     if start.init:

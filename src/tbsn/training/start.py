@@ -9,7 +9,7 @@ from typing import Any, TextIO
 import yaml
 from lightning_fabric import Fabric
 
-from tbsn.errors import InputError, unwritable
+from tbsn.errors import InputError, NoRoomError, is_out_of_memory, unwritable
 from tbsn.files import atomic, remove_partial
 from tbsn.stopping import stopped_by_signal
 from tbsn.training import checkpoint
@@ -49,14 +49,21 @@ class Start:
 def at_work(run: Path, recipe: Recipe, start: Start, inputs: Inputs) -> Iterator[tuple[Fabric, range]]:
     """The processes of a run that is open, and the `share` of this one. ``inputs`` is called by the first alone.
 
-    Raises `InputError` as `open_run` does, or if another of the processes ended, and `Stopped` after SIGTERM or Ctrl-C.
+    Raises `InputError` as `open_run` does, if another of the processes ended, or memory is full, and `Stopped` after
+    SIGTERM or Ctrl-C.
     """
     with stopped_by_signal(run):
         fabric = open_fabric(start.device)
         places = share(recipe.fit, fabric)
         opened = open_run(run, recipe, start, inputs()) if fabric.is_global_zero else nullcontext()
         with opened, ended_with_others(run, fabric):
-            yield fabric, places
+            try:
+                yield fabric, places
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                remedy = "make fit.batch or fit.crop smaller, or add --set fit.accumulate=2, and --accept-changes"
+                raise NoRoomError(run, "does not fit into memory", remedy, disk=False) from error
 
 
 def share(settings: FitSettings, fabric: Fabric) -> range:

@@ -2,7 +2,9 @@
 
 import html
 import time
+from collections.abc import Mapping
 from contextvars import copy_context
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import gradio as gr
 from gradio_client.utils import traverse
 
 from tbsn import batch, images
-from tbsn.denoiser import load
+from tbsn.denoiser import Denoiser
 from tbsn.diagnose import describe, diagnose
 from tbsn.errors import InputError
 from tbsn.web import preview
@@ -42,8 +44,8 @@ class Page(gr.Blocks):
 class Desk:
     """The answers to what users do. Sessions share nothing but the models."""
 
-    def __init__(self, sessions: Sessions, megabytes: int) -> None:
-        self._sessions, self._megabytes = sessions, megabytes
+    def __init__(self, models: Mapping[str, Denoiser], sessions: Sessions, megabytes: int) -> None:
+        self._models, self._sessions, self._megabytes = models, sessions, megabytes
 
     def start(
         self,
@@ -87,7 +89,7 @@ class Desk:
             context.run(progress, min(done, 1), "Denoising")  # in another thread gradio would not know whose it is
 
         try:
-            denoiser = load(model, strength=None if automatic else strength)
+            denoiser = replace(self._models[model], strength=None if automatic else strength)
             batch.denoise_file(denoiser, files.photo, files.result, watch=watch)
             views = _views(files, *(shown["centre"] if shown else (0.5, 0.5)))
         except InputError as error:
@@ -152,9 +154,9 @@ def _note(text: str, kind: str = "note") -> str:
     return f'<div class="{kind}" role="status">{html.escape(text)}</div>'
 
 
-def build(models: list[str], sessions: Sessions, megabytes: int) -> gr.Blocks:
-    """The page, for these models and photos of at most ``megabytes``."""
-    desk = Desk(sessions, megabytes)
+def build(models: Mapping[str, Denoiser], sessions: Sessions, megabytes: int) -> gr.Blocks:
+    """The page, for these models, the first of which is chosen, and photos of at most ``megabytes``."""
+    desk = Desk(models, sessions, megabytes)
     with Page(title="Denoise a photo", analytics_enabled=False, delete_cache=(HOUR, 24 * HOUR)) as page:
         page.root = sessions.root.resolve()
         gr.HTML(
@@ -166,7 +168,7 @@ def build(models: list[str], sessions: Sessions, megabytes: int) -> gr.Blocks:
                 upload = gr.File(
                     label="Photo", file_types=[suffix for suffix in images.SUFFIXES if suffix != ".npy"], height=150
                 )
-                model = gr.Radio(models, value=models[0], label="Model")
+                model = gr.Radio(list(models), value=next(iter(models)), label="Model")
                 automatic = gr.Checkbox(True, label="Strength: as much as is noise")
                 strength = gr.Slider(0, 1, 1, step=0.05, label="Strength", visible=False)
                 download = gr.DownloadButton("Download the result", variant="primary", visible=False)

@@ -3,40 +3,37 @@
 import ipaddress
 import os
 import shutil
-import signal
 import socket
 import sys
 import tempfile
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-from tbsn.denoiser import DEFAULT, load
+from tbsn.denoiser import DEFAULT, Denoiser, load
 from tbsn.errors import InputError
 from tbsn.lines import warn
+from tbsn.stopping import ended_by_signal
 
 MODELS = (DEFAULT, "unet")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def serve(models: list[str], host: str, port: int, megabytes: int) -> None:
-    """Serve the page until a signal ends the process: with 130 for Ctrl-C and 143 for SIGTERM.
+    """Serve the page until a signal ends the process: with 128 and its number, as 130 for Ctrl-C.
 
     ``models``: what to choose from, the first by default; ``port`` 0 is any free one; ``megabytes``: the largest photo.
     Raises `InputError` for a model or address that cannot be used, and `ModuleNotFoundError` without gradio.
     """
-    for model in models:
-        load(model)
+    denoisers = {model: load(model) for model in models}
     listening, local = _listen(host, port)
     root = Path(tempfile.mkdtemp(prefix="tbsn-serve-"))
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _stop)
     code = 0
     try:
-        server = _server(models, root, megabytes, (host, *LOOPBACK) if local else ())
-        name = f"[{host}]" if ":" in host else host
-        print(f"http://{name}:{listening.getsockname()[1]}  (Ctrl-C ends it)", flush=True)
-        server.run(sockets=[listening])
+        with ended_by_signal():
+            server = _server(denoisers, root, megabytes, (host, *LOOPBACK) if local else ())
+            name = f"[{host}]" if ":" in host else host
+            print(f"http://{name}:{listening.getsockname()[1]}  (Ctrl-C ends it)", flush=True)
+            server.run(sockets=[listening])
     except SystemExit as stop:
         code = int(stop.code or 0)
     finally:
@@ -46,7 +43,7 @@ def serve(models: list[str], host: str, port: int, megabytes: int) -> None:
     os._exit(code)
 
 
-def _server(models: list[str], root: Path, megabytes: int, hosts: tuple[str, ...]) -> Any:
+def _server(models: dict[str, Denoiser], root: Path, megabytes: int, hosts: tuple[str, ...]) -> Any:
     _no_network(root)
     import uvicorn
     from fastapi import FastAPI
@@ -99,7 +96,3 @@ def _listen(host: str, port: int) -> tuple[socket.socket, bool]:
     if not local:
         warn(f"warning: {host} is open to others: no password, no encryption")
     return listening, local
-
-
-def _stop(number: int, frame: FrameType | None) -> None:
-    sys.exit(128 + number)
