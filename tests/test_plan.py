@@ -70,6 +70,16 @@ def test_results_inside_the_input_folder_are_no_inputs(folder: Path) -> None:
         assert done.returncode == 0 and done.stdout.strip().endswith("12_14.clean.png")
 
 
+def test_images_in_formats_that_are_not_read_are_told_of(folder: Path, tmp_path: Path) -> None:
+    for name in ("IMG_1.HEIC", "more/IMG_2.heic", "b.avif", ".hidden.gif", "notes.txt"):
+        (folder / name).touch()
+    note = "note: left out 1 .avif, 2 .heic; convert them to PNG, JPEG, TIFF, WebP, NumPy\n"
+    for more, expected in ((("--dry-run",), note), (("--dry-run", "--no-recursive"), note.replace("2", "1"))):
+        done = tbsn("denoise", folder, "-o", tmp_path / "out", *more)
+        assert done.returncode == 0 and done.stderr == expected
+    assert tbsn("denoise", folder, "-o", tmp_path / "out", "--dry-run", "--quiet").stderr == ""
+
+
 def test_ome_tiff_keeps_its_suffix_and_its_siblings(tmp_path: Path) -> None:
     def write(name: str, *uuids: str) -> None:
         planes = "".join(

@@ -114,10 +114,12 @@ def denoise(
             where = Output(Path()) if "://" in str(output) else where  # run.jsonl is here
         else:
             jobs = plan(files, where, recursive, options.share(shard))
+        loudness = 0 if quiet or str(STREAM) in (output, *inputs) else 1 + verbose
+        if loudness:
+            session.tell_left_out(files, recursive)
         if dry_run:
             raise typer.Exit(session.show(jobs, called))
         check_writable(where, jobs)
-        loudness = 0 if quiet or str(STREAM) in (output, *inputs) else 1 + verbose
         denoiser = load(model, strength=amount, device=device, ensemble=ensemble)
         facts = {"strength": strength, "ensemble": ensemble, "device": device, "settings": asdict(settings)}
         log = session.Log.of(where, shard, model, **facts)

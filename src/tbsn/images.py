@@ -1,6 +1,7 @@
 """Image files, read strictly, whole or row by row."""
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -80,14 +81,25 @@ def find(
 
     for entry in inputs:
         if os.path.isdir(entry):
-            for folder, subfolders, names in os.walk(entry, onerror=cannot_walk):
-                subfolders[:] = sorted(name for name in subfolders if recursive and not name.startswith("."))
-                for path in map(Path(folder).joinpath, sorted(names)):
-                    known = path.suffix.lower() in SUFFIXES + RAW_SUFFIXES
-                    if known and not path.name.startswith(".") and (os.path.isfile(path) or not os.path.exists(path)):
-                        yield path
+            for path in _walked(entry, recursive, cannot_walk):
+                known = path.suffix.lower() in SUFFIXES + RAW_SUFFIXES
+                if known and (os.path.isfile(path) or not os.path.exists(path)):
+                    yield path
         else:
             yield entry
+
+
+def left_out(inputs: Iterable[Path], recursive: bool = True) -> Counter[str]:
+    """How many files in folders among the inputs are of the formats that `find` passes over, by their suffixes."""
+    walked = (path for entry in inputs for path in _walked(entry, recursive, lambda error: None))
+    return Counter(path.suffix.lower() for path in walked if path.suffix.lower() in formats.FOREIGN)
+
+
+def _walked(root: Path, recursive: bool, failed: Callable[[OSError], None]) -> Iterator[Path]:
+    """What is in a folder, in order, but for what is hidden; nothing if it is none."""
+    for folder, subfolders, files in os.walk(root, onerror=failed):
+        subfolders[:] = sorted(name for name in subfolders if recursive and not name.startswith("."))
+        yield from (Path(folder, name) for name in sorted(files) if not name.startswith("."))
 
 
 def read(path: Path, channels: int = 3) -> Photo:

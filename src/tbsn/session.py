@@ -16,6 +16,7 @@ from tbsn.denoiser import Denoiser, find
 from tbsn.encoding import Encoding
 from tbsn.errors import SOME_FAILED, InputError, unwritable
 from tbsn.files import MODEL
+from tbsn.images import left_out
 from tbsn.lines import say, warn
 from tbsn.plan import Job, Output
 from tbsn.stopping import remembered_signal
@@ -168,6 +169,13 @@ def tell(result: Result, loudness: int) -> None:
             warn(f"note: {note}")
     elif loudness > 1:
         say(f"{job.source}: {job.target} is there already")
+
+
+def tell_left_out(inputs: list[Path], recursive: bool) -> None:
+    """Note how many images in folders are of formats that are not read."""
+    if counts := left_out(inputs, recursive):
+        found = ", ".join(f"{count} {suffix}" for suffix, count in sorted(counts.items()))
+        warn(f"note: left out {found}; convert them to {', '.join(formats.SUFFIXES)}")
 
 
 def show(jobs: list[Job], called: Called = lambda result: result) -> int:
