@@ -273,3 +273,23 @@ def test_flat_images_stay_flat(tmp_path: Path, denoise: Command) -> None:
     for number, colour in enumerate(colours):
         out = images.read(tmp_path / "out" / f"{number}.png").pixels.astype(int)
         assert abs(out - colour).max() <= 1, (colour, out.min((0, 1)), out.max((0, 1)))
+
+
+def test_a_jpeg_that_lacks_pixels_is_damaged_and_one_with_stray_bytes_is_not(
+    tmp_path: Path, denoise: Command, identity: Path
+) -> None:
+    path = tmp_path / "a.jpg"
+    pyvips.Image.new_from_file(str(EXAMPLES / "01_14.png")).write_to_file(str(path), Q=90)
+    whole = path.read_bytes()
+    scan, middle = whole.index(b"\xff\xda"), len(whole) // 2
+    path.write_bytes(whole[:scan] + b"\0\0\0" + whole[scan:])
+    with pytest.raises(pyvips.Error, match="extraneous"):
+        pyvips.Image.new_from_file(str(path), fail_on="warning").avg()
+    assert np.array_equal(images.read(path).pixels, pyvips.Image.jpegload_buffer(whole).numpy())
+    for name, damaged in (
+        ("ends", whole[:middle] + b"\xff\xd9"),
+        ("jumps", whole[:middle] + b"\xff\xd0" + whole[middle + 2 :]),
+    ):
+        (tmp_path / f"{name}.jpg").write_bytes(damaged)
+        errors = denoise.refused(tmp_path / f"{name}.jpg", "-o", tmp_path / "out", "--model", identity)
+        assert "damaged" in errors[0]["reason"]

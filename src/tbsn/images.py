@@ -4,8 +4,9 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyvips
@@ -26,6 +27,7 @@ JPEG_PIXELS_A_BYTE = 8 * 64 * 4
 ARITHMETIC = {b"\xc9", b"\xca", b"\xcb"}  # JPEG whose blocks may take less
 BITS = "bits-per-sample"
 STILLS = "take single images out of it"
+MISSING = ("premature end", "bad Huffman code", "found marker")  # warnings of libjpeg for what cannot be decoded
 AGAIN = "copy it again from its source, or leave it out"
 
 Rows = Callable[[int, int], np.ndarray]
@@ -144,25 +146,46 @@ def open_photo(path: Path, channels: int = 3) -> Photo:
     return Photo(path, shape, dtype, rows, pages, alpha, image, suffix, collect(path), packing=packing)
 
 
-def _rows(path: Path, channels: int, options: dict[str, int]) -> Rows:
-    image = load(path, only_pixels=True, **options)
-    region = pyvips.Region.new(image)
-    dtype = np.dtype(DEPTHS[str(image.format)])
-    # Little by little: what a header claims takes no memory before it is there.
-    step = max(1, FETCHED // (image.width * image.bands * dtype.itemsize))
+def _rows(path: Path, channels: int, options: dict[str, Any]) -> Rows:
+    # Unless it is to fail on warnings, libvips takes for grey what is missing in a JPEG. But not all are of damage.
+    strict = {"fail_on": "warning"} if formats.of(path) == "JPEG" else {}
+    fetch = _fetched(path, channels, options | strict)
+
+    def read(top: int, bottom: int) -> np.ndarray:
+        nonlocal fetch
+        try:
+            return fetch(top, bottom)
+        except InputError as error:
+            if not strict or any(words in str(error) for words in MISSING):
+                raise
+            fetch = _fetched(path, channels, options)
+            return fetch(top, bottom)
+
+    return read
+
+
+def _fetched(path: Path, channels: int, options: dict[str, Any]) -> Rows:
+    @cache
+    def begun() -> tuple[pyvips.Image, pyvips.Region]:
+        image = load(path, only_pixels=True, **options)
+        return image, pyvips.Region.new(image)
 
     def fetch(top: int, bottom: int) -> np.ndarray:
+        image, region = begun()
+        width, bands, dtype = image.width, image.bands, np.dtype(DEPTHS[str(image.format)])
+        # Little by little: what a header claims takes no memory before it is there.
+        step = max(1, FETCHED // (width * bands * dtype.itemsize))
         try:
-            parts = [region.fetch(0, y, image.width, min(step, bottom - y)) for y in range(top, bottom, step)]
+            parts = [region.fetch(0, y, width, min(step, bottom - y)) for y in range(top, bottom, step)]
         except pyvips.Error as error:
             raise InputError(path, reason(error), AGAIN) from error
         data = parts[0] if len(parts) == 1 else b"".join(parts)
-        return np.frombuffer(data, dtype).reshape(-1, image.width, image.bands)[..., :channels]
+        return np.frombuffer(data, dtype).reshape(-1, width, bands)[..., :channels]
 
     return fetch
 
 
-def load(path: Path, only_pixels: bool = False, **options: int) -> pyvips.Image:
+def load(path: Path, only_pixels: bool = False, **options: Any) -> pyvips.Image:
     """Open a file with libvips, to be decoded from top to bottom. Raises `InputError`.
 
     By the loader of its format, since libvips has others, for what no photo is; by descriptor, since it takes a name
@@ -176,7 +199,7 @@ def load(path: Path, only_pixels: bool = False, **options: int) -> pyvips.Image:
             if kind == "TIFF" and only_pixels:
                 return tiff.pixels(path, **options)
             source = pyvips.Source.new_from_descriptor(file.fileno())
-            return loader(source, access="sequential", fail_on="error", **options)
+            return loader(source, **({"access": "sequential", "fail_on": "error"} | options))
     except pyvips.Error as error:
         raise InputError(path, reason(error), AGAIN) from error
     except OSError as error:
