@@ -29,7 +29,10 @@ VERSION = 2  # of the noise model: of another, nothing that was kept counts
 def targets(
     teachers: Sequence[BlindNetwork], photos: Photos, settings: TargetSettings, run: Path, device: torch.device
 ) -> Photos:
-    """What blind-spot networks say, for `losses.distillation`."""
+    """What blind-spot networks say, for `losses.distillation`.
+
+    In larger tiles than `teacher.ATTENTIVE`: on two photos of 512x512 that was no worse, and 1.6 times as fast.
+    """
     weights = b"".join(
         save({name: value.cpu().contiguous() for name, value in bsn.state_dict().items()}) for bsn in teachers
     )
