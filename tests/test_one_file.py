@@ -159,6 +159,20 @@ def test_nan_is_an_error_or_kept(tmp_path: Path) -> None:
     assert np.array_equal(np.isnan(kept), np.isnan(values)) and np.isinf(kept[5, 6]).all()
 
 
+@pytest.mark.parametrize("none", ["-9999", "-3.4028234663852886e+38", "nan"])
+def test_what_a_file_calls_no_data_stays_and_is_not_looked_at(tmp_path: Path, none: str) -> None:
+    photo = (images.read(EXAMPLES / "01_14.png").pixels.mean(axis=2) / 255).astype(np.float32)
+    holes = photo.copy()
+    holes[:60] = np.float32(none)
+    for name, pixels in (("holes", holes), ("whole", photo)):
+        tifffile.imwrite(tmp_path / f"{name}.tif", pixels, extratags=[(42113, "s", 0, none, True)])
+        settings = batch.Settings(nan="keep")
+        batch.denoise_file(package.load(strength=1), tmp_path / f"{name}.tif", tmp_path / f"{name}-out.tif", settings)
+    found, whole = (tifffile.imread(tmp_path / f"{name}-out.tif") for name in ("holes", "whole"))
+    assert np.array_equal(found[:60], holes[:60], equal_nan=True)
+    assert np.abs(found[124:] - whole[124:]).max() < 0.05 < np.abs(whole - photo).max()
+
+
 @pytest.mark.parametrize("nan", ["error", "keep"])
 def test_floats_that_float32_does_not_hold_are_refused(tmp_path: Path, nan: Any) -> None:
     np.save(tmp_path / "a.npy", np.where(integers(20, 30) > 99, 1e300, np.nan if nan == "keep" else 0))

@@ -111,7 +111,10 @@ def denoise_file(
     check_names(target, photo)
     pixels = height * width * photo.pages
     scale = scale_of(photo.dtype, pixels * channels, _strips(photo, settings))
-    trust_for, begin = denoise.trust_for, cache(photo.rows)  # read once more, and no more than once, page after page
+    trust_for, begin = (
+        denoise.trust_for,
+        cache(partial(_checked, photo, settings)),
+    )  # read once more, and no more than once, page after page
     denoise = denoise.within(settings.memory, AT_ONCE * width)  # always, that an image always gives the same
     share = 1 / (len(denoise.tiling.plan(height)) * len(denoise.tiling.plan(width)) * photo.pages)
 
@@ -127,7 +130,8 @@ def denoise_file(
             trust = trust_for(partial(_shifted, begin, number * height), (height, width), scale)
             note = f"page {number + 1}/{photo.pages}" if photo.pages > 1 else ""
             function = partial(watched, note=note)
-            yield from replace(denoise, function=function).stream(page, (height, width), scale, trust)
+            for part in replace(denoise, function=function).stream(page, (height, width), scale, trust):
+                yield part if photo.no_data is None else np.where(np.isnan(part), photo.no_data, part)
 
     make_folder(target.parent)
     with ahead(parts(), AHEAD) as computed:
@@ -246,12 +250,14 @@ def _shifted(begin: Callable[[], Rows], first: int) -> Rows:
 
 
 def _checked(photo: Photo, settings: Settings) -> Rows:
-    rows = photo.rows()
+    """The rows of a photo, NaN where it says that there is no value. Raises `InputError` for what else is none."""
+    rows, none = photo.rows(), photo.no_data
 
     def read(top: int, bottom: int) -> np.ndarray:
         part = rows(top, bottom)
-        check_values(photo.path, part, settings.nan == "keep", "replace them, or add --nan keep")
-        return part
+        values = part if none is None else part[part != none]
+        check_values(photo.path, values, settings.nan == "keep", "replace them, or add --nan keep")
+        return part if none is None else np.where(part == none, part.dtype.type(np.nan), part)
 
     return read
 

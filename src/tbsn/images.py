@@ -3,6 +3,7 @@
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyvips
 
-from tbsn import formats, tiff
+from tbsn import formats, tags, tiff
 from tbsn.errors import InputError, unreadable
 from tbsn.formats import CONVERT, CONVERT_NUMBERS, RAW_SUFFIXES
 from tbsn.metadata import Metadata, collect, names
@@ -55,6 +56,14 @@ class Photo:
     kept: Metadata = Metadata()
     flat: bool = True
     packing: str = ""
+
+    @property
+    def no_data(self) -> np.floating | None:
+        """The value of floats that stands for none, if the file names one, as GeoTIFF do."""
+        named = (page.get(tags.NO_DATA, (0, b""))[1] for page in self.kept.pages[:1])
+        with suppress(ValueError):
+            return self.dtype.type(float(next(named, b"").rstrip(b" \0"))) if self.dtype.kind == "f" else None
+        return None
 
     @property
     def pixels(self) -> np.ndarray:
