@@ -373,6 +373,15 @@ def test_what_imagej_says_of_a_stack_stays(tmp_path: Path, order: Literal["<", "
     assert all(np.array_equal(one[key], other[key]) for key in one)
 
 
+@pytest.mark.parametrize("sizes", [(1, b"abc"), (4, b""), (4, b"\xff\xff\xff\xff" * 3), (4, bytes(12))])
+def test_damaged_metadata_of_imagej_does_no_harm(tmp_path: Path, sizes: tuple[int, bytes]) -> None:
+    tifffile.imwrite(tmp_path / "in.tif", PIXELS, photometric="rgb", byteorder=">")
+    with (tmp_path / "in.tif").open("r+b") as file:
+        tags.add(file, [{tags.IMAGEJ_SIZES: sizes, tags.IMAGEJ: (1, b"IJIJlabl\xff\xff\xff\xffab")}])
+    with through(tmp_path / "in.tif", tmp_path / "out.tif").open("rb") as file:
+        assert len(tags.read(file)[0][tags.IMAGEJ][1]) == 14
+
+
 @pytest.mark.parametrize("height", [128, 129, 200, 256, 257])
 def test_no_tiff_has_two_strips(tmp_path: Path, height: int) -> None:
     write(tmp_path / "out.tif", np.zeros((height, 16, 1), np.uint16))

@@ -111,10 +111,8 @@ def denoise_file(
     check_names(target, photo)
     pixels = height * width * photo.pages
     scale = scale_of(photo.dtype, pixels * channels, _strips(photo, settings))
-    trust_for, begin = (
-        denoise.trust_for,
-        cache(partial(_checked, photo, settings)),
-    )  # read once more, and no more than once, page after page
+    seen = cache(partial(_checked, photo, settings))  # one more reading at most, page after page: to see the noise
+    none, trust_for = photo.no_data, denoise.trust_for
     denoise = denoise.within(settings.memory, AT_ONCE * width)  # always, that an image always gives the same
     share = 1 / (len(denoise.tiling.plan(height)) * len(denoise.tiling.plan(width)) * photo.pages)
 
@@ -127,11 +125,11 @@ def denoise_file(
         rows = _checked(photo, settings)
         for number in range(photo.pages):
             page = _shifted(lambda: rows, number * height)
-            trust = trust_for(partial(_shifted, begin, number * height), (height, width), scale)
+            trust = trust_for(partial(_shifted, seen, number * height), (height, width), scale)
             note = f"page {number + 1}/{photo.pages}" if photo.pages > 1 else ""
             function = partial(watched, note=note)
             for part in replace(denoise, function=function).stream(page, (height, width), scale, trust):
-                yield part if photo.no_data is None else np.where(np.isnan(part), photo.no_data, part)
+                yield part if none is None else np.where(np.isnan(part), none, part)
 
     make_folder(target.parent)
     with ahead(parts(), AHEAD) as computed:

@@ -190,7 +190,7 @@ def _turn(values: Directory) -> None:
     if COMMENT in values and values[COMMENT][1].startswith(UNICODE):
         kind, text = values[COMMENT]
         values[COMMENT] = kind, UNICODE + _turned(text[len(UNICODE) :], 2)
-    if IMAGEJ in values and IMAGEJ_SIZES in values:
+    if IMAGEJ in values and values.get(IMAGEJ_SIZES, (0,))[0] == LONG:
         kind, data = values[IMAGEJ]
         # A head of names, each with how many there are of it, and then those; and before it all the size of each.
         head, *sizes = np.frombuffer(values[IMAGEJ_SIZES][1], "<u4").tolist() or [0]
