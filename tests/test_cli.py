@@ -200,6 +200,8 @@ def test_evaluate_shows_every_image_and_the_mean(folder: Path, tmp_path: Path) -
     ):
         done = tbsn("evaluate", "noisy", folder, folder, *more)
         assert done.returncode == 2 and done.stderr.count("\n") == 1 and not done.stdout
+    done = tbsn("evaluate", "default", folder, folder, "--pd", 3, "--hole", 1)
+    assert done.returncode == 2 and "has no use for --pd, --hole; leave that out" in done.stderr
 
 
 def test_training_errors_are_one_line(folder: Path, tmp_path: Path) -> None:

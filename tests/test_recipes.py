@@ -1,12 +1,14 @@
 """Recipes and losses, and what no recipe can train on."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from pydantic import BaseModel
 from torch import nn
 
@@ -21,9 +23,7 @@ from tbsn.training.fit import learning_rate
 from tbsn.training.recipe import (
     DistillRecipe,
     FitSettings,
-    PairSettings,
     RenoiseRecipe,
-    TargetSettings,
     TrainRecipe,
     load_recipe,
 )
@@ -69,16 +69,22 @@ def test_wrong_settings_are_named(overrides: list[str], named: str) -> None:
         load_recipe(TrainRecipe, "cpu", overrides)
 
 
-def test_the_docs_list_every_setting() -> None:
-    def keys(model: type[BaseModel], prefix: str = "") -> set[str]:
-        parts = {"fit": FitSettings, "targets": TargetSettings, "pairs": PairSettings}
-        own = [keys(parts[name], f"{name}.") if name in parts else {f"{prefix}{name}"} for name in model.model_fields]
-        return set().union(*own)
+def test_the_docs_list_every_setting_and_its_value() -> None:
+    def values(part: BaseModel, prefix: str = "") -> Iterator[tuple[str, object]]:
+        for name, value in part:
+            inner = isinstance(value, BaseModel)
+            yield from values(value, f"{name}.") if inner else [(f"{prefix}{name}", value)]
 
-    expected = set().union(*(keys(recipe) for recipe in (TrainRecipe, DistillRecipe, RenoiseRecipe))) - {"network"}
-    expected |= set().union(*(keys(config, "network.") for config, _ in NETWORKS.values()))
     page = (Path(__file__).parent.parent / "docs" / "settings.md").read_text()
-    assert expected == set(re.findall(r"`((?:fit|network|targets|pairs)\.\w+|pd|recompute|ensemble)`", page))
+    rows = [line.replace(" for students", "").replace(";", ",").split("|") for line in page.splitlines()]
+    cells = {key: row[-2] for row in rows if len(row) > 1 for key in re.findall(r"`([a-z_.]+)`", row[1])}
+    listed = {key: yaml.safe_load(f"[{cell}]") for key, cell in cells.items()}
+    networks = (values(config(), "network.") for config, _ in NETWORKS.values())
+    settings = [*chain(*map(values, (TrainRecipe(), DistillRecipe(), RenoiseRecipe())), *networks)]
+    assert {key for key, _ in settings} == {"network.kind", *listed} and "`network.kind`" in page
+    for key, value in settings:
+        written = list(value) if isinstance(value, tuple) else "the teacher's" if value is None else value
+        assert key == "network.kind" or written in listed[key], key
 
 
 def test_an_unknown_recipe_lists_the_known_ones() -> None:

@@ -7,7 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from tbsn import load
 from tbsn import teacher as t
+from tbsn.errors import InputError
 from tbsn.network import TBSN, TBSNConfig
 from tbsn.network.phases import inverse_pd, pd
 from tbsn.settings import TeacherSettings
@@ -101,3 +103,8 @@ def test_targets_are_the_pass_and_its_refinements(bsn: TBSN) -> None:
     torch.testing.assert_close(estimate, t.teacher(bsn, TeacherSettings(passes=0))(image))
     torch.testing.assert_close(smooth, t.teacher(bsn, TeacherSettings(passes=1, probability=0.0))(image))
     torch.testing.assert_close(sharp, t.teacher(bsn, TeacherSettings(passes=1, probability=0.5, seed=1))(image))
+
+
+def test_a_teacher_is_told_nothing_that_it_has_no_use_for() -> None:
+    with pytest.raises(InputError, match="no use for --hole"):
+        load("teacher", TeacherSettings(hole=1))

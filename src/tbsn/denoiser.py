@@ -173,7 +173,7 @@ def load(
     ``ensemble`` takes the mean over the flips and quarter turns of an image: better, and eight times the work.
 
     Raises `InputError` for a model that is missing, damaged, a pickle, or of another version, for a strength outside
-    [0, 1], and for a device that is not there.
+    [0, 1], for a device that is not there, and for settings that are not of this kind of network.
     """
     if strength is not None and not (isinstance(strength, Real) and 0 <= strength <= 1):
         raise InputError(f"strength {strength}", "not from 0 to 1", "give 1 for all of the noise, 0 for none")
@@ -185,6 +185,7 @@ def _load(path: Path, teacher: TeacherSettings, device: str) -> Denoiser:
     if path.suffix in PICKLES:
         raise InputError(path, "is a pickle, which can run code", "make a safetensors file of it with `tbsn convert`")
     if path.suffix == ".onnx":
+        teacher.only(path)
         student = open_student(path, device)
         return Denoiser(student, student.channels, path.stem, pixel_bytes=student.pixel_bytes)
     if device not in (AUTO, CPU):

@@ -1,6 +1,9 @@
 """Settings that more than one floor speaks of."""
 
 from dataclasses import dataclass
+from pathlib import Path
+
+from tbsn.errors import InputError
 
 STRIDE, PASSES = 2, 8
 
@@ -22,3 +25,10 @@ class TeacherSettings:
     probability: float = 0.16
     hole: int | None = None
     seed: int = 0
+
+    def only(self, model: Path, *known: str) -> None:
+        """Raises `InputError` if more is given than what is ``known`` to a kind of model."""
+        options = {"stride": "--pd", "passes": "--passes", "hole": "--hole"}
+        given = [name for key, name in options.items() if key not in known and getattr(self, key) is not None]
+        if given:
+            raise InputError(model, f"has no use for {', '.join(given)}", "leave that out")

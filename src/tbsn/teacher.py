@@ -26,6 +26,8 @@ ATTENTIVE = Tiling(size=256, margin=24, feather=16)
 
 Denoiser = Callable[[Tensor], Tensor]
 BlindNetwork = TBSN | HalfPlane
+# What they can be told in use, of `TeacherSettings`; a student nothing.
+USES = {TBSN: ("stride", "passes"), HalfPlane: ("hole",)}
 Masks = Callable[[torch.Size], Iterator[Bool[Tensor, "b c h w"]]]
 
 
@@ -127,7 +129,9 @@ def as_numpy(denoiser: Denoiser, device: torch.device) -> Callable[[np.ndarray],
 
 def load_denoiser(path: Path, settings: TeacherSettings) -> denoiser.Denoiser:
     """A model file or the folder of a run as a denoiser of numpy images, on the CPU."""
-    return numpy_denoiser(load_network(path), settings, path.stem)
+    network = load_network(path)
+    settings.only(path, *USES.get(type(network), ()))
+    return numpy_denoiser(network, settings, path.stem)
 
 
 def numpy_denoiser(network: Network, settings: TeacherSettings, name: str) -> denoiser.Denoiser:
