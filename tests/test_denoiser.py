@@ -32,6 +32,13 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[UNet, Path]:
     return student, path
 
 
+def test_an_exported_student_does_not_tell_where_it_was_made(small: tuple[UNet, Path]) -> None:
+    shipped = [small[1], *denoiser.PRETRAINED.glob("*.onnx")]
+    assert len(shipped) == 3
+    for path in shipped:
+        assert not re.search(rb"File \"|\.py\"|site-packages", path.read_bytes())
+
+
 def noisy(*shape: int, dtype: type = np.uint8) -> np.ndarray:
     values = np.random.default_rng(0).random(shape)
     return images.from_float(values, np.dtype(dtype))

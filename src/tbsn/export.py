@@ -51,7 +51,10 @@ def _to_onnx(student: Student) -> onnx.ModelProto:
             student, (example,), dynamic_shapes=(sizes,), dynamo=True, verbose=False, optimize=True, **names
         )
     assert program is not None
-    return program.model_proto
+    model = program.model_proto
+    for described in (model.graph, *model.graph.node, *model.graph.value_info):
+        described.ClearField("metadata_props")  # where the exporter says which lines, in which folders here, made it
+    return model
 
 
 @torch.no_grad()
