@@ -77,7 +77,7 @@ QUESTIONS = {
     },
     "loss": {"Charbonnier": "", "squared": "", "likelihood": "network.channels=6"},
     "optimiser": {
-        "beta2 of 0.99": "",
+        "beta2 of 0.99": "fit.beta2=0.99",
         "Nesterov": "",
         "gradient descent with momentum": "fit.lr=0.1 fit.weight_decay=1e-4",
     },
@@ -147,9 +147,8 @@ CROPS: dict[str, type[Crops]] = {
 }
 LOSSES: dict[str, Loss] = {"Charbonnier": charbonnier, "squared": squared, "likelihood": likelihood}
 OPTIMISERS: dict[str, Callable[..., Optimizer]] = {
-    "beta2 of 0.99": partial(AdamW, betas=(0.9, 0.99)),
     "Nesterov": lambda *weights, fused, **settings: NAdam(*weights, decoupled_weight_decay=True, **settings),
-    "gradient descent with momentum": partial(SGD, momentum=0.9),
+    "gradient descent with momentum": lambda *weights, betas, **settings: SGD(*weights, momentum=0.9, **settings),
 }
 
 Question = Annotated[str, typer.Argument(help=f"One of {', '.join(QUESTIONS)}.")]

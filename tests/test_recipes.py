@@ -77,7 +77,7 @@ def test_the_docs_list_every_setting_and_its_value() -> None:
 
     page = (Path(__file__).parent.parent / "docs" / "settings.md").read_text()
     rows = [line.replace(" for students", "").replace(";", ",").split("|") for line in page.splitlines()]
-    cells = {key: row[-2] for row in rows if len(row) > 1 for key in re.findall(r"`([a-z_.]+)`", row[1])}
+    cells = {key: row[-2] for row in rows if len(row) > 1 for key in re.findall(r"`([\w.]+)`", row[1])}
     listed = {key: yaml.safe_load(f"[{cell}]") for key, cell in cells.items()}
     networks = (values(config(), "network.") for config, _ in NETWORKS.values())
     settings = [*chain(*map(values, (TrainRecipe(), DistillRecipe(), RenoiseRecipe())), *networks)]

@@ -230,6 +230,15 @@ def test_a_run_is_neither_overwritten_nor_mixed(blocks: Path, tmp_path: Path) ->
     open_run(tmp_path / "run", other, Start(), {}).close()
 
 
+def test_accepted_changes_are_those_of_the_optimizer_too(blocks: Path, tmp_path: Path) -> None:
+    for steps, changed in ((1, []), (2, ["fit.weight_decay=0.5", "fit.beta2=0.75"])):
+        recipe = load_recipe(TrainRecipe, "cpu", [*TINY, *SHORT, f"fit.steps={steps}", *changed])
+        runs.train(blocks, tmp_path, recipe, Start("cpu", accept_changes=True))
+    found = checkpoint.load(tmp_path)
+    assert found and found["optimizer"]["param_groups"][0]["weight_decay"] == 0.5
+    assert found["optimizer"]["param_groups"][0]["betas"] == (0.9, 0.75)
+
+
 @pytest.mark.parametrize("changed", ["images", "model", "init"])
 def test_a_run_does_not_go_on_with_other_inputs(changed: str, blocks: Path, tmp_path: Path) -> None:
     small = ["network.widths=[8,8]", "network.blocks=[1,1]", "fit.crop=64", "fit.steps=1"]

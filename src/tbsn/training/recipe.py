@@ -64,6 +64,7 @@ class FitSettings(Settings):
     ``milestones`` are fractions of ``steps`` at which the learning rate is multiplied by ``gamma``. ``ema`` is the
     decay of the averaged weights; 0 keeps the last. ``augment`` adds flips and quarter turns. ``precision`` "auto" is
     bf16 where the processor computes in it, else float32. ``clip`` is the largest norm of the gradient; 0 is no limit.
+    ``beta2`` is the decay of AdamW's mean of the squared gradient.
     ``batch`` is that of all processes together; each takes its share in ``accumulate`` parts, one after another, with
     as much less memory. ``hold_back`` is the share of the images that training does not see: the weights of the
     checkpoint with the least loss on them are the result.
@@ -78,6 +79,7 @@ class FitSettings(Settings):
     milestones: tuple[float, ...] = (0.4, 0.8)
     gamma: PositiveFloat = 0.1
     weight_decay: float = Field(default=0.01, ge=0)
+    beta2: float = Field(default=0.999, ge=0, lt=1)
     clip: float = Field(default=0.0, ge=0)
     ema: float = Field(default=0.0, ge=0, lt=1)
     augment: bool = False

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -36,11 +37,13 @@ class State:
         self.network, self.settings, self.run, self.fabric, self.score = network, settings, run, fabric, score
         network.to(fabric.device)  # before the optimizer: what it loads goes to where the weights are
         average = {name: value.clone() for name, value in network.state_dict().items()}
-        optimizer = AdamW(network.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
+        how: dict[str, Any] = {"lr": settings.lr, "betas": (0.9, settings.beta2), "weight_decay": settings.weight_decay}
+        optimizer = AdamW(network.parameters(), **how, fused=True)
         self.step, self.seconds = 0, 0.0
         if found := checkpoint.load(run):
             network.load_state_dict(found["network"])
             optimizer.load_state_dict(found["optimizer"])
+            optimizer.param_groups[0].update(how)  # those of now, not of the checkpoint
             average, self.step, self.seconds = found["average"], found["step"], found["seconds"]
         self.first = self.step
         if fabric.is_global_zero:
