@@ -40,7 +40,7 @@ from tbsn.training.start import Start, at_work
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
-BUDGET = ["fit.batch=4", "fit.steps=1800", "fit.ema=0.995", "fit.checkpoint_every=600"]
+BUDGET = ["fit.batch=4", "fit.steps=1800", "fit.ema=0.995", "fit.beta2=0.999", "fit.checkpoint_every=600"]
 PART = "network.channel_attention={} network.spatial_attention={}"
 LARGE = "pd=4 fit.crop=256"
 QUESTIONS = {

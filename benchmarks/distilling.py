@@ -40,7 +40,7 @@ FEWER = TargetSettings(estimate=True, refinements=(0.16,))
 STRIDES = (1, 3)  # of PD, beside the teacher's own
 OTHER_STRIDES, OTHER_TEACHER = range(6, 10), range(10, 12)
 BUDGET = ["network.kind=FastUNet", "fit.clip=1", "fit.steps=1200", "fit.checkpoint_every=200"]
-BUDGET += ["fit.crop=128", "fit.batch=4", "fit.lr=5e-4"]
+BUDGET += ["fit.crop=128", "fit.batch=4", "fit.lr=5e-4", "fit.beta2=0.999"]
 
 
 @dataclass(frozen=True)
