@@ -34,7 +34,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/installed-test: $(VENV)/installed
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[openvino,train,serve,raw,ray,test,lint]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[openvino,ncnn,train,serve,raw,ray,test,lint]'
 	@touch $@
 
 $(VENV)/installed-fuzz: $(VENV)/installed

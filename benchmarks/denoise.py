@@ -33,8 +33,9 @@ BLOCK = 128
 SIDES = {1: (864, 1152), 12: (3000, 4000), 50: (6144, 8192)}
 EAGER = "torch eager"
 NLM = ("scikit-image NLM", "OpenCV NLM")
-DEVICES = {"tbsn denoise --device cpu": "cpu", "tbsn denoise --device openvino": "openvino"}
-NEEDS = {"tbsn denoise --device openvino": "openvino", "scikit-image NLM": "skimage", "OpenCV NLM": "cv2"}
+DEVICES = {f"tbsn denoise --device {device}": device for device in ("cpu", "openvino", "ncnn")}
+NEEDS = {row: device for row, device in DEVICES.items() if device != "cpu"}
+NEEDS |= {"scikit-image NLM": "skimage", "OpenCV NLM": "cv2"}
 Result = tuple[float, float]
 
 

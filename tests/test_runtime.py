@@ -7,11 +7,13 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import onnx.numpy_helper
 import pytest
+import torch
 
 import tbsn
 from conftest import EXAMPLES
@@ -19,10 +21,15 @@ from conftest import tbsn as command
 from tbsn import images, runtime
 from tbsn.denoiser import PRETRAINED, find
 from tbsn.errors import InputError
+from tbsn.export import export
+from tbsn.network import FastUNet, UNet
+from tbsn.network.fast import FastUNetConfig
 from tbsn.network.files import load_network
+from tbsn.network.unet import UNetConfig
 
 MODEL = PRETRAINED / "default.onnx"
-DEVICES = ["cpu", pytest.param("openvino", marks=pytest.mark.skipif(not find_spec("openvino"), reason="not installed"))]
+NEEDS = {name: pytest.mark.skipif(not find_spec(name), reason="not installed") for name in ("openvino", "ncnn")}
+DEVICES = ["cpu", *(pytest.param(name, marks=needed) for name, needed in NEEDS.items())]
 Start = Callable[[bytes], runtime.Run]
 
 
@@ -71,12 +78,44 @@ def test_a_pickled_denoiser_needs_no_file(noisy: np.ndarray, tmp_path: Path) -> 
     assert np.array_equal(again(noisy), denoise(noisy))
 
 
-@pytest.mark.skipif(not find_spec("openvino"), reason="not installed")
+@NEEDS["openvino"]
 def test_openvino_is_within_the_tolerance_and_tells_nobody(noisy: np.ndarray) -> None:
     difference = tbsn.load(device="openvino")(noisy) - tbsn.load(device="cpu")(noisy)
     assert 0 < np.sqrt(np.mean(difference**2)) < runtime.TOLERANCE
     code = "import sys, tbsn; tbsn.load(device='openvino'); sys.exit('openvino_telemetry.main' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@NEEDS["ncnn"]
+@pytest.mark.parametrize(
+    ("kind", "config", "channels"),
+    [(FastUNet, FastUNetConfig, 1), (FastUNet, FastUNetConfig, 4), (UNet, UNetConfig, 2)],
+)
+def test_ncnn_computes_what_the_cpu_does(
+    kind: Callable[..., FastUNet | UNet], config: Callable[..., Any], channels: int, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    network = kind(config(channels=channels))
+    torch.nn.init.normal_(network.output.weight, std=0.1)
+    export(network, tmp_path / "student.onnx")
+    image = np.random.default_rng(0).random((70, 101, channels), np.float32)
+    one, other = (tbsn.load(tmp_path / "student.onnx", device=device)(image) for device in ("cpu", "ncnn"))
+    assert abs(one - image).max() > 0.01
+    np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+@NEEDS["ncnn"]
+def test_an_operator_that_ncnn_is_not_told_of_is_left_to_the_cpu(noisy: np.ndarray, tmp_path: Path) -> None:
+    model = onnx.load(MODEL)
+    model.graph.node[-1].op_type = "Sub"
+    facts = {entry.key: entry.value for entry in model.metadata_props if entry.key != runtime.SEAL}
+    onnx.helper.set_model_props(model, facts)
+    (tmp_path / "other.onnx").write_bytes(runtime.sealed(model.SerializeToString()))
+    with pytest.warns(
+        RuntimeWarning, match=r"device ncnn: cannot start \(no student has the operator Sub\); the CPU is"
+    ):
+        denoise = tbsn.load(tmp_path / "other.onnx", device="ncnn")
+    assert np.array_equal(denoise(noisy), tbsn.load(tmp_path / "other.onnx", device="cpu")(noisy))
 
 
 @pytest.mark.parametrize(
@@ -145,8 +184,9 @@ def test_a_device_that_is_not_there_is_refused(photo: Path, monkeypatch: pytest.
     assert asked.returncode == 2 and asked.stderr.startswith("error: device abacus: not there; use auto, cpu")
     assert asked.stderr.count("\n") == 1
     monkeypatch.setattr(runtime, "find_spec", lambda _: None)
-    with pytest.raises(InputError, match="device openvino: not installed; pip install"):
-        tbsn.load(device="openvino")
+    for device in ("openvino", "ncnn"):
+        with pytest.raises(InputError, match=f"device {device}: not installed; pip install"):
+            tbsn.load(device=device)
     assert runtime.fastest() == "cpu"
 
 

@@ -85,7 +85,7 @@ def denoise(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show errors only.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show pixels and seconds of each file.")] = False,
     device: Annotated[
-        str, typer.Option(help="auto, cpu, openvino, or what ONNX Runtime has: cuda, coreml, dml.")
+        str, typer.Option(help="auto, cpu, openvino, ncnn, or what ONNX Runtime has: cuda, coreml, dml.")
     ] = "auto",
 ) -> None:
     """Denoise images: same format, bit depth and metadata."""

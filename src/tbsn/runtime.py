@@ -18,14 +18,16 @@ from tbsn.files import ONNX_FORMAT
 from tbsn.images import MAX_CHANNELS
 from tbsn.tiles import reflected
 
-AUTO, CPU, OPENVINO = "auto", "cpu", "openvino"
+AUTO, CPU, OPENVINO, NCNN = "auto", "cpu", "openvino", "ncnn"
 ACCELERATORS = ("cuda", "rocm", "dml", "coreml")
+RUNTIMES = {OPENVINO: ("openvino",), NCNN: ("ncnn", "onnx")}  # beside ONNX Runtime, the faster first: what they need
 LARGE = 512 * 512
 TOLERANCE = 1 / 256
 MAX_MULTIPLE = 256
 PICKLED = (*(bytes((0x80, version)) for version in range(2, 6)), b"PK\x03\x04")
 SEAL = "sha256"
 PIXEL_BYTES = {"FastUNet": 340, "UNet": 1400}  # of memory, of what is computed at a time
+PIXEL_BYTES_OF_NCNN = {"FastUNet": 680, "UNet": 5600}
 
 Run = Callable[[np.ndarray], np.ndarray]
 
@@ -42,8 +44,10 @@ class Student:
     def __init__(self, model: bytes, name: str, device: str = AUTO) -> None:
         """Raises `InputError` for a model that is no sound student, and a device that is not there."""
         self.model, self.name, self.device = model, name, device
-        self.channels, self.multiple, self.pixel_bytes, self._cpu = _open(model, name)
+        self.channels, self.multiple, kind, self._cpu = _open(model, name)
         self._chosen = fastest() if device == AUTO else device
+        sizes = PIXEL_BYTES_OF_NCNN if self._chosen == NCNN else PIXEL_BYTES
+        self.pixel_bytes = sizes.get(kind, sizes["UNet"])
         self._fast = self._cpu if self._chosen == CPU else None
         self._starting = Lock()
         if device != AUTO:
@@ -88,8 +92,8 @@ class Student:
 
 
 def open_student(path: Path, device: str = AUTO) -> Student:
-    """An ONNX file that `tbsn export` wrote, on a device: ``auto``, ``cpu``, ``openvino`` or, by its name, an execution
-    provider of ONNX Runtime, such as ``cuda``.
+    """An ONNX file that `tbsn export` wrote, on a device: ``auto``, ``cpu``, ``openvino``, ``ncnn`` or, by its name, an
+    execution provider of ONNX Runtime, such as ``cuda``.
 
     Raises `InputError` for a file that is missing, damaged, a pickle, of another version, or that refers to others, and
     for a device that is not there.
@@ -100,19 +104,18 @@ def open_student(path: Path, device: str = AUTO) -> Student:
 
 
 def fastest() -> str:
-    """The device that ``auto`` is: an accelerator, else OpenVINO, else the CPU."""
-    there = [*(name for name in ACCELERATORS if name in _providers()), *([OPENVINO] if find_spec(OPENVINO) else [])]
-    return there[0] if there else CPU
+    """The device that ``auto`` is: an accelerator, else OpenVINO, else ncnn, else the CPU."""
+    return [*(name for name in ACCELERATORS if name in _providers()), *_installed(), CPU][0]
 
 
 def provider(device: str) -> Callable[[bytes], Run]:
     """What starts a model on a device. Raises `InputError` if it is not there."""
-    if device == OPENVINO:
-        if not find_spec(OPENVINO):
-            raise InputError(f"device {device}", "not installed", "pip install 'tbsn[openvino]'")
-        return _openvino
+    if device in RUNTIMES:
+        if device not in _installed():
+            raise InputError(f"device {device}", "not installed", f"pip install 'tbsn[{device}]'")
+        return {OPENVINO: _openvino, NCNN: _ncnn}[device]
     if device not in _providers():
-        there = ", ".join((AUTO, *_providers(), *([OPENVINO] if find_spec(OPENVINO) else [])))
+        there = ", ".join((AUTO, *_providers(), *_installed()))
         raise InputError(f"device {device}", "not there", f"use {there}, or install an ONNX Runtime that has it")
     return lambda model: _runner(_session(model, _providers()[device]))
 
@@ -130,8 +133,8 @@ def is_intact(model: bytes, facts: Mapping[str, str]) -> bool:
     return SEAL not in facts or sealed(model[: len(model) - len(sealed(b""))]) == model
 
 
-def _open(model: bytes, name: str) -> tuple[int, int, int, Run]:
-    """Channels, multiple, memory for a pixel and, on the CPU, function of a student. Raises `InputError`."""
+def _open(model: bytes, name: str) -> tuple[int, int, str, Run]:
+    """Channels, multiple, kind of network and, on the CPU, function of a student. Raises `InputError`."""
     if model.startswith(PICKLED):
         raise InputError(name, "is a pickle, which can run code", "make a safetensors file of it with `tbsn convert`")
     again = "get the file again, or export it with `tbsn export`"
@@ -156,7 +159,7 @@ def _open(model: bytes, name: str) -> tuple[int, int, int, Run]:
         raise InputError(name, f"not a student ({type(error).__name__})", again) from error
     if denoised.shape != patch.shape or not np.isfinite(denoised).all():
         raise InputError(name, "damaged: its results are not finite, or no images", again)
-    return channels, multiple, PIXEL_BYTES.get(facts.get("kind", ""), PIXEL_BYTES["UNet"]), run
+    return channels, multiple, facts.get("kind", ""), run
 
 
 def _patch(channels: int) -> np.ndarray:
@@ -170,6 +173,11 @@ def _providers() -> dict[str, str]:
     names = {name.removesuffix("ExecutionProvider").lower(): name for name in ort.get_available_providers()}
     names.pop("azure", None)  # computes elsewhere
     return names
+
+
+def _installed() -> list[str]:
+    """Of `RUNTIMES`."""
+    return [name for name, modules in RUNTIMES.items() if all(map(find_spec, modules))]
 
 
 def _threads() -> int:
@@ -214,6 +222,25 @@ def _openvino(model: bytes) -> Run:
     def run(image: np.ndarray) -> np.ndarray:
         with one:
             return compiled([_batch(image)])[0][0].transpose(1, 2, 0)
+
+    return run
+
+
+def _ncnn(model: bytes) -> Run:
+    import ncnn
+
+    from tbsn import winograd
+
+    net, one = winograd.load(model, _threads()), Lock()
+
+    def run(image: np.ndarray) -> np.ndarray:
+        (planes,) = _batch(image)
+        with one, net.create_extractor() as extractor:
+            extractor.input(winograd.INPUT, ncnn.Mat(planes))  # type: ignore[attr-defined]
+            failed, result = extractor.extract(winograd.OUTPUT)
+            if failed:
+                raise RuntimeError("out of memory")
+            return np.array(result).transpose(1, 2, 0)
 
     return run
 
