@@ -94,23 +94,20 @@ class Answer:
     after: str = ""
 
 
-RECIPE = "the recipe's: also noise of no camera, and grey"
+RECIPE = "the recipe's: also weaker noise, dead leaves, noise of no camera, grey"
 ANSWERS = {
     "photos with Gaussian noise, and without (R2R)": Answer(ALONE, Recorrupted),
     "photos with their noise doubled, and without": Answer(ALONE, Doubled),
     "estimates with drawn noise": Answer(ALONE),
     "the same, half of them shrunk to half": Answer(f"{ALONE} pairs.halved=0.5"),
-    "the same, of other exposures": Answer(f"{ALONE} pairs.halved=0.5 pairs.stops=1"),
-    "the same, half of them of two photos": Answer(f"{ALONE} pairs.halved=0.5 pairs.stops=1 pairs.mixed=0.5"),
-    "the same, a quarter of weaker noise": Answer("pairs.leaves=0 pairs.plain=0 pairs.grey=0"),
-    "the same, a third of dead leaves": Answer("pairs.plain=0 pairs.grey=0"),
     RECIPE: Answer(),
-    "that, the mean of noise: its median": Answer(mean=np.median),
-    "that, the mean of noise: the mean of values": Answer("pairs.curve=linear", mean=np.mean),
-    "that, the mean of noise: of light, no cut at black": Answer(mean=np.mean),
-    "that, 32 crops of 64x64": Answer("fit.crop=64 fit.batch=32"),
-    "that, beta2 of 0.999": Answer("fit.beta2=0.999"),
-    "that, a second round": Answer(after=RECIPE),
+    "the same, of other exposures, half of two photos": Answer(
+        f"{ALONE} pairs.halved=0.5 pairs.stops=1 pairs.mixed=0.5"
+    ),
+    "the recipe's, the mean of noise its median": Answer(mean=np.median),
+    "the recipe's, the mean of noise that of values": Answer("pairs.curve=linear", mean=np.mean),
+    "the recipe's, a second round": Answer(after=RECIPE),
+    "the recipe's, 32 crops of 64x64": Answer("fit.crop=64 fit.batch=32"),
 }
 
 Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of noisy images.")]

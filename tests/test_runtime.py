@@ -1,4 +1,5 @@
 import multiprocessing
+import os
 import pickle
 import subprocess
 import sys
@@ -22,10 +23,8 @@ from tbsn import images, runtime
 from tbsn.denoiser import PRETRAINED, find
 from tbsn.errors import InputError
 from tbsn.export import export
-from tbsn.network import FastUNet, UNet
-from tbsn.network.fast import FastUNetConfig
+from tbsn.network import FastUNet, FastUNetConfig
 from tbsn.network.files import load_network
-from tbsn.network.unet import UNetConfig
 
 MODEL = PRETRAINED / "default.onnx"
 NEEDS = {name: pytest.mark.skipif(not find_spec(name), reason="not installed") for name in ("openvino", "ncnn")}
@@ -41,7 +40,7 @@ def noisy() -> np.ndarray:
 def starts(monkeypatch: pytest.MonkeyPatch, start: Start, device: str = "other") -> None:
     """A device that starts a model by ``start``, and is the fastest."""
     monkeypatch.setattr(runtime, "provider", lambda _: start)
-    monkeypatch.setattr(runtime, "fastest", lambda: device)
+    monkeypatch.setattr(runtime, "fastest", lambda _: device)
 
 
 def on_cpu(change: Callable[[np.ndarray], np.ndarray]) -> Start:
@@ -87,35 +86,77 @@ def test_openvino_is_within_the_tolerance_and_tells_nobody(noisy: np.ndarray) ->
 
 
 @NEEDS["ncnn"]
-@pytest.mark.parametrize(
-    ("kind", "config", "channels"),
-    [(FastUNet, FastUNetConfig, 1), (FastUNet, FastUNetConfig, 4), (UNet, UNetConfig, 2)],
-)
-def test_ncnn_computes_what_the_cpu_does(
-    kind: Callable[..., FastUNet | UNet], config: Callable[..., Any], channels: int, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("settings", [{}, {"channels": 1, "widths": (5, 3), "blocks": (0, 2)}, {"channels": 4}])
+def test_ncnn_computes_what_the_cpu_does(settings: dict[str, Any], tmp_path: Path) -> None:
     torch.manual_seed(0)
-    network = kind(config(channels=channels))
+    network = FastUNet(FastUNetConfig(**settings))
     torch.nn.init.normal_(network.output.weight, std=0.1)
     export(network, tmp_path / "student.onnx")
-    image = np.random.default_rng(0).random((70, 101, channels), np.float32)
+    image = np.random.default_rng(0).random((70, 101, network.config.channels), np.float32)
     one, other = (tbsn.load(tmp_path / "student.onnx", device=device)(image) for device in ("cpu", "ncnn"))
     assert abs(one - image).max() > 0.01
     np.testing.assert_allclose(one, other, atol=1e-5)
 
 
-@NEEDS["ncnn"]
-def test_an_operator_that_ncnn_is_not_told_of_is_left_to_the_cpu(noisy: np.ndarray, tmp_path: Path) -> None:
-    model = onnx.load(MODEL)
-    model.graph.node[-1].op_type = "Sub"
+def resealed(model: onnx.ModelProto) -> bytes:
     facts = {entry.key: entry.value for entry in model.metadata_props if entry.key != runtime.SEAL}
     onnx.helper.set_model_props(model, facts)
-    (tmp_path / "other.onnx").write_bytes(runtime.sealed(model.SerializeToString()))
+    return runtime.sealed(model.SerializeToString())
+
+
+def no_fast_students() -> dict[str, bytes]:
+    """Sound models of images, in which ncnn would read beyond what there is, or compute something else."""
+    of_constant, other, moved = (onnx.load(MODEL) for _ in range(3))
+    of_constant.graph.initializer.append(onnx.numpy_helper.from_array(np.ones((1, 3, 1, 1), np.float32), "one"))
+    of_constant.graph.node[-1].input[1] = "one"
+    other.graph.node[-1].op_type = "Sub"
+    last, shuffle = moved.graph.node[-1], moved.graph.node[-2]
+    shuffle.attribute[[one.name for one in shuffle.attribute].index("mode")].s = b"DCR"
+    assert (last.op_type, shuffle.op_type) == ("Add", "DepthToSpace")
+    return {
+        "Add": resealed(of_constant),
+        "Sub": resealed(other),
+        "DepthToSpace": resealed(moved),
+        "MaxPool": (PRETRAINED / "unet.onnx").read_bytes(),
+    }
+
+
+@NEEDS["ncnn"]
+@pytest.mark.parametrize("operator", no_fast_students())
+def test_what_is_no_fast_student_ncnn_leaves_to_the_cpu(operator: str, noisy: np.ndarray, tmp_path: Path) -> None:
+    path, small = tmp_path / "other.onnx", noisy[:40, :50]
+    path.write_bytes(no_fast_students()[operator])
     with pytest.warns(
-        RuntimeWarning, match=r"device ncnn: cannot start \(no student has the operator Sub\); the CPU is"
+        RuntimeWarning, match=rf"device ncnn: cannot start \(it is for fast .* no such {operator}\); the CPU is"
     ):
-        denoise = tbsn.load(tmp_path / "other.onnx", device="ncnn")
-    assert np.array_equal(denoise(noisy), tbsn.load(tmp_path / "other.onnx", device="cpu")(noisy))
+        denoise = tbsn.load(path, device="ncnn")
+    assert np.array_equal(denoise(small), tbsn.load(path, device="cpu")(small))
+
+
+@NEEDS["ncnn"]
+def test_ncnn_is_left_for_the_cpu_in_a_forked_process(noisy: np.ndarray) -> None:
+    code = """
+import multiprocessing, sys, warnings
+import numpy as np, tbsn
+warnings.simplefilter("ignore")
+image = np.random.default_rng(0).random((40, 50, 3), np.float32)
+denoise = tbsn.load(device="ncnn")
+with multiprocessing.get_context("fork").Pool(1) as pool:
+    sys.exit(not np.allclose(pool.map(denoise, [image])[0], denoise(image), atol=1e-5))
+"""
+    run = [sys.executable, "-c", code]
+    assert subprocess.run(run, env=os.environ | {"OMP_NUM_THREADS": "2"}, timeout=60, check=False).returncode == 0
+
+
+@NEEDS["ncnn"]
+@pytest.mark.parametrize("memory", [1.5e9, 5e8])
+def test_auto_takes_tiles_that_reach_ncnn(memory: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime, "find_spec", lambda name: None if name == "openvino" else find_spec(name))
+    denoiser = tbsn.load().within(memory, 8000)
+    assert isinstance(student := denoiser.function, runtime.Student)
+    assert denoiser.tiling.size**2 >= student._large and student._chosen == "ncnn"
+    tilings = [tbsn.load("unet", device=device).within(memory, 8000).tiling for device in ("auto", "cpu")]
+    assert tilings[0] == tilings[1]
 
 
 @pytest.mark.parametrize(
@@ -187,7 +228,7 @@ def test_a_device_that_is_not_there_is_refused(photo: Path, monkeypatch: pytest.
     for device in ("openvino", "ncnn"):
         with pytest.raises(InputError, match=f"device {device}: not installed; pip install"):
             tbsn.load(device=device)
-    assert runtime.fastest() == "cpu"
+    assert runtime.fastest("FastUNet") == "cpu"
 
 
 @pytest.mark.parametrize("name", ["default", "unet"])

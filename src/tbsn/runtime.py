@@ -20,16 +20,17 @@ from tbsn.tiles import reflected
 
 AUTO, CPU, OPENVINO, NCNN = "auto", "cpu", "openvino", "ncnn"
 ACCELERATORS = ("cuda", "rocm", "dml", "coreml")
-RUNTIMES = {OPENVINO: ("openvino",), NCNN: ("ncnn", "onnx")}  # beside ONNX Runtime, the faster first: what they need
 LARGE = 512 * 512
+LARGE_FOR_NCNN = 256 * 256 + 1  # it starts sooner; the smallest tiles are 256x256
 TOLERANCE = 1 / 256
 MAX_MULTIPLE = 256
 PICKLED = (*(bytes((0x80, version)) for version in range(2, 6)), b"PK\x03\x04")
 SEAL = "sha256"
 PIXEL_BYTES = {"FastUNet": 340, "UNet": 1400}  # of memory, of what is computed at a time
-PIXEL_BYTES_OF_NCNN = {"FastUNet": 680, "UNet": 5600}
+PIXEL_BYTES_OF_NCNN = 1000
 
 Run = Callable[[np.ndarray], np.ndarray]
+Start = Callable[[bytes], Run]
 
 
 class Student:
@@ -45,9 +46,9 @@ class Student:
         """Raises `InputError` for a model that is no sound student, and a device that is not there."""
         self.model, self.name, self.device = model, name, device
         self.channels, self.multiple, kind, self._cpu = _open(model, name)
-        self._chosen = fastest() if device == AUTO else device
-        sizes = PIXEL_BYTES_OF_NCNN if self._chosen == NCNN else PIXEL_BYTES
-        self.pixel_bytes = sizes.get(kind, sizes["UNet"])
+        self._chosen = fastest(kind) if device == AUTO else device
+        self.pixel_bytes = PIXEL_BYTES_OF_NCNN if self._chosen == NCNN else PIXEL_BYTES.get(kind, PIXEL_BYTES["UNet"])
+        self._large = LARGE_FOR_NCNN if self._chosen == NCNN else LARGE
         self._fast = self._cpu if self._chosen == CPU else None
         self._starting = Lock()
         if device != AUTO:
@@ -57,7 +58,7 @@ class Student:
         return Student, (self.model, self.name, self.device)
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
-        small = self.device == AUTO and image.shape[0] * image.shape[1] < LARGE
+        small = self.device == AUTO and image.shape[0] * image.shape[1] < self._large
         run = self._cpu if small else self._started()
         try:
             result = run(image)
@@ -68,7 +69,8 @@ class Student:
             if run is self._cpu:
                 raise
             self._fast = self._fallen_back(f"failed ({error})")
-            return self._cpu(image)
+        del run  # and with it the device's memory
+        return self._cpu(image)
 
     def _started(self) -> Run:
         with self._starting:
@@ -103,17 +105,18 @@ def open_student(path: Path, device: str = AUTO) -> Student:
     return Student(path.read_bytes(), str(path), device)
 
 
-def fastest() -> str:
-    """The device that ``auto`` is: an accelerator, else OpenVINO, else ncnn, else the CPU."""
-    return [*(name for name in ACCELERATORS if name in _providers()), *_installed(), CPU][0]
+def fastest(kind: str) -> str:
+    """The device that ``auto`` is for a kind of network: an accelerator, else OpenVINO, else ncnn, else the CPU."""
+    beside = [name for name in _installed() if name != NCNN or kind == "FastUNet"]
+    return [*(name for name in ACCELERATORS if name in _providers()), *beside, CPU][0]
 
 
-def provider(device: str) -> Callable[[bytes], Run]:
+def provider(device: str) -> Start:
     """What starts a model on a device. Raises `InputError` if it is not there."""
-    if device in RUNTIMES:
-        if device not in _installed():
-            raise InputError(f"device {device}", "not installed", f"pip install 'tbsn[{device}]'")
-        return {OPENVINO: _openvino, NCNN: _ncnn}[device]
+    if device in _installed():
+        return _installed()[device]
+    if device in (OPENVINO, NCNN):
+        raise InputError(f"device {device}", "not installed", f"pip install 'tbsn[{device}]'")
     if device not in _providers():
         there = ", ".join((AUTO, *_providers(), *_installed()))
         raise InputError(f"device {device}", "not there", f"use {there}, or install an ONNX Runtime that has it")
@@ -175,9 +178,10 @@ def _providers() -> dict[str, str]:
     return names
 
 
-def _installed() -> list[str]:
-    """Of `RUNTIMES`."""
-    return [name for name, modules in RUNTIMES.items() if all(map(find_spec, modules))]
+def _installed() -> dict[str, Start]:
+    """What starts a model elsewhere than in ONNX Runtime, by the names of devices."""
+    known = {OPENVINO: (_openvino, "openvino"), NCNN: (_ncnn, "ncnn", "onnx")}
+    return {name: start for name, (start, *needed) in known.items() if all(map(find_spec, needed))}
 
 
 def _threads() -> int:
@@ -227,22 +231,10 @@ def _openvino(model: bytes) -> Run:
 
 
 def _ncnn(model: bytes) -> Run:
-    import ncnn
+    from tbsn import in_ncnn
 
-    from tbsn import winograd
-
-    net, one = winograd.load(model, _threads()), Lock()
-
-    def run(image: np.ndarray) -> np.ndarray:
-        (planes,) = _batch(image)
-        with one, net.create_extractor() as extractor:
-            extractor.input(winograd.INPUT, ncnn.Mat(planes))  # type: ignore[attr-defined]
-            failed, result = extractor.extract(winograd.OUTPUT)
-            if failed:
-                raise RuntimeError("out of memory")
-            return np.array(result).transpose(1, 2, 0)
-
-    return run
+    compute = in_ncnn.start(model, _threads())
+    return lambda image: compute(_batch(image)[0]).transpose(1, 2, 0)
 
 
 def _batch(image: np.ndarray) -> np.ndarray:
