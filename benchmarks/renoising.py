@@ -100,10 +100,10 @@ ANSWERS = {
     "photos with their noise doubled, and without": Answer(ALONE, Doubled),
     "estimates with drawn noise": Answer(ALONE),
     "the same, half of them shrunk to half": Answer(f"{ALONE} pairs.halved=0.5"),
-    RECIPE: Answer(),
     "the same, of other exposures, half of two photos": Answer(
         f"{ALONE} pairs.halved=0.5 pairs.stops=1 pairs.mixed=0.5"
     ),
+    RECIPE: Answer(),
     "the recipe's, the mean of noise its median": Answer(mean=np.median),
     "the recipe's, the mean of noise that of values": Answer("pairs.curve=linear", mean=np.mean),
     "the recipe's, a second round": Answer(after=RECIPE),

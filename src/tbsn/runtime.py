@@ -27,7 +27,7 @@ MAX_MULTIPLE = 256
 PICKLED = (*(bytes((0x80, version)) for version in range(2, 6)), b"PK\x03\x04")
 SEAL = "sha256"
 PIXEL_BYTES = {"FastUNet": 340, "UNet": 1400}  # of memory, of what is computed at a time
-PIXEL_BYTES_OF_NCNN = 1000
+PIXEL_BYTES_OF_NCNN = 1100
 
 Run = Callable[[np.ndarray], np.ndarray]
 Start = Callable[[bytes], Run]
