@@ -21,13 +21,13 @@ from tbsn.tiles import reflected
 AUTO, CPU, OPENVINO, NCNN = "auto", "cpu", "openvino", "ncnn"
 ACCELERATORS = ("cuda", "rocm", "dml", "coreml")
 LARGE = 512 * 512
-LARGE_FOR_NCNN = 256 * 256 + 1  # it starts sooner; the smallest tiles are 256x256
+LARGE_FOR_NCNN = 256 * 256 + 1  # it starts sooner than others
 TOLERANCE = 1 / 256
 MAX_MULTIPLE = 256
 PICKLED = (*(bytes((0x80, version)) for version in range(2, 6)), b"PK\x03\x04")
 SEAL = "sha256"
 PIXEL_BYTES = {"FastUNet": 340, "UNet": 1400}  # of memory, of what is computed at a time
-PIXEL_BYTES_OF_NCNN = 1100
+PIXEL_BYTES_OF_NCNN = 1100  # 640 to 880, measured; the rest keeps photos of 50 megapixels under a gigabyte
 
 Run = Callable[[np.ndarray], np.ndarray]
 Start = Callable[[bytes], Run]
@@ -38,8 +38,9 @@ class Student:
 
     A device is trusted if on a fixed patch it is within 1/256 of the CPU (root mean square): bf16 differs by a third of
     that, a result that is only 1 % brighter by more. If it is not, or cannot start, or fails later, a warning says so,
-    and the CPU takes its place. ``auto`` starts the fastest device for tiles of at least 512x512 pixels; smaller ones
-    are done on the CPU before a device has started. Size alone decides, so that an image always gives the same.
+    and the CPU takes its place. ``auto`` starts the fastest device for tiles of at least 512x512 pixels, ncnn for all
+    above 256x256; smaller ones are done on the CPU before a device has started. Size alone decides, so that an image
+    always gives the same.
     """
 
     def __init__(self, model: bytes, name: str, device: str = AUTO) -> None:
