@@ -5,6 +5,7 @@ import struct
 import zlib
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from PIL import Image
 from conftest import EXAMPLES, SUFFIXES, Command, child, chunk, outputs, save
 from tbsn import formats, images, tags
 from tbsn.encoding import write
+from tbsn.errors import InputError
 
 
 def test_files_cut_short_anywhere_are_refused_and_the_rest_goes_on(
@@ -53,6 +55,39 @@ def test_damage_inside_a_tiff_is_refused(tmp_path: Path, denoise: Command, ident
     path.write_bytes(whole)
     denoise.refused(path, "-o", tmp_path / "out.tif", "--model", identity)
     assert not (tmp_path / "out.tif").exists()
+
+
+@pytest.mark.parametrize("options", [{"rowsperstrip": 16}, {"tile": (32, 32)}, {"bigtiff": True}])
+def test_no_flipped_bit_in_a_packed_tiff_is_overlooked(tmp_path: Path, options: dict[str, Any]) -> None:
+    """libtiff looks at the checksum only if it has not got all pixels before."""
+    path, random = tmp_path / "a.tif", np.random.default_rng(0)
+    noise = random.integers(120, 136, (64, 64, 3), np.uint8)
+    tifffile.imwrite(path, noise, compression="zlib", photometric="rgb", metadata=None, **options)
+    assert np.array_equal(images.read(path).pixels, noise)
+    whole, refused = path.read_bytes(), 0
+    with tifffile.TiffFile(path) as file:
+        starts, sizes = file.pages[0].dataoffsets, file.pages[0].databytecounts
+    inside = np.concatenate([start + np.arange(size) for start, size in zip(starts, sizes, strict=True)])
+    for at in random.choice(inside, 40, replace=False):
+        damaged = bytearray(whole)
+        damaged[at] ^= 1 << random.integers(8)
+        path.write_bytes(damaged)
+        try:
+            assert np.array_equal(images.read(path).pixels, noise)  # some bits say nothing
+        except InputError as error:
+            assert "damaged" in str(error)
+            refused += 1
+    assert refused > 30
+
+
+def test_damage_in_a_jpeg_inside_a_tiff_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    Image.open(EXAMPLES / "01_14.png").convert("RGB").save(path, compression="jpeg")
+    assert images.read(path).pixels.shape == (256, 256, 3)
+    whole = bytearray(path.read_bytes())
+    path.write_bytes(whole[: len(whole) // 2] + bytes(400) + whole[len(whole) // 2 + 400 :])
+    with pytest.raises(InputError, match="damaged"):
+        images.read(path)
 
 
 def test_a_flipped_bit_in_any_checksum_of_a_png_is_damage(
@@ -286,9 +321,13 @@ def test_a_jpeg_that_lacks_pixels_is_damaged_and_one_with_stray_bytes_is_not(
     with pytest.raises(pyvips.Error, match="extraneous"):
         pyvips.Image.new_from_file(str(path), fail_on="warning").avg()
     assert np.array_equal(images.read(path).pixels, pyvips.Image.jpegload_buffer(whole).numpy())
+    Image.open(EXAMPLES / "01_14.png").save(path, quality=90, restart_marker_rows=1)
+    marked = path.read_bytes()
+    assert images.read(path).pixels.shape == (256, 256, 3)
     for name, damaged in (
         ("ends", whole[:middle] + b"\xff\xd9"),
         ("jumps", whole[:middle] + b"\xff\xd0" + whole[middle + 2 :]),
+        ("is empty", marked[:middle] + bytes(2000) + marked[middle + 2000 :]),
     ):
         (tmp_path / f"{name}.jpg").write_bytes(damaged)
         errors = denoise.refused(tmp_path / f"{name}.jpg", "-o", tmp_path / "out", "--model", identity)

@@ -223,7 +223,28 @@ def test_what_would_come_out_in_wrong_colours_is_refused_by_name(tmp_path: Path)
     with tifffile.TiffWriter(tmp_path / "turned.tif") as writer:
         for page, orientation in turned:
             writer.write(page, metadata=None, extratags=[(274, "H", 1, orientation, True)])
+    colours = np.arange(768, dtype=np.uint16).reshape(3, 256)
+    numbers = (255 * noise).astype(np.uint8)
+    pages = {
+        "palettes": [{"photometric": "palette", "colormap": colours * factor} for factor in (1, 85)],
+        "alphas": [{"photometric": "rgb", "extrasamples": [kind]} for kind in ("unassalpha", "assocalpha")],
+        "strips": [{"photometric": "minisblack", "rowsperstrip": rows} for rows in (4, 16)],
+    }
+    for name, options in pages.items():
+        with tifffile.TiffWriter(tmp_path / f"{name}.tif") as writer:
+            for one in options:
+                pixels = np.dstack([numbers] * 4) if name == "alphas" else numbers
+                writer.write(pixels, metadata=None, contiguous=False, **one)
+    multiplied = {"photometric": "minisblack", "planarconfig": "contig", "extrasamples": ["assocalpha"]}
+    tifffile.imwrite(tmp_path / "multiplied.tif", np.dstack([noise] * 2), **multiplied)
+    tiled = {"photometric": "rgb", "planarconfig": "separate", "tile": (16, 16)}
+    tifffile.imwrite(tmp_path / "planes.tif", np.stack([numbers] * 3), **tiled)
     for name, reason in (
+        ("palettes.tif", "different palettes"),
+        ("alphas.tif", "kinds of alpha"),
+        ("strips.tif", "stored in different ways"),
+        ("multiplied.tif", "multiplied by their alpha"),
+        ("planes.tif", "one after another"),
         ("white.tif", "floats of which 0 is white"),
         ("bit.png", "1 bit a pixel"),
         ("bit.tif", "1 bit a pixel"),

@@ -13,7 +13,8 @@ import tifffile
 from PIL import Image, ImageCms
 
 from tbsn import images, metadata, tags
-from tbsn.encoding import Encoding, write, write_rows
+from tbsn.encoding import Encoding, check_kept, write, write_rows
+from tbsn.errors import InputError
 from tbsn.images import open_photo
 
 PIXELS = (np.arange(16 * 24 * 3).reshape(16, 24, 3) // 5).astype(np.uint8)
@@ -338,6 +339,81 @@ def test_a_resolution_goes_over_to_other_formats(tmp_path: Path, suffix: str) ->
     Image.fromarray(PIXELS).save(tmp_path / "in.png", dpi=(300, 300))
     found = opened(through(tmp_path / "in.png", tmp_path / f"out{suffix}"))
     assert float(found.info["dpi"][0] if suffix != ".webp" else found.getexif()[282]) == pytest.approx(300, abs=0.01)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".webp"])
+@pytest.mark.parametrize("order", "<>")
+def test_a_resolution_beside_exif_goes_over_with_it(tmp_path: Path, suffix: str, order: str) -> None:
+    inside = Image.Exif()
+    inside.endian = order
+    inside[0x10F], inside[0x112] = "NIKON", 6
+    inside.get_ifd(0x8769)[0x927C] = MAKER_NOTE
+    Image.fromarray(PIXELS).save(tmp_path / "in.png", dpi=(300, 200), exif=inside)
+    found = opened(through(tmp_path / "in.png", tmp_path / f"out{suffix}")).getexif()
+    assert [round(float(found[tag])) for tag in (282, 283)] == [300, 200]
+    assert found[0x10F] == "NIKON" and found[0x112] == 6 and found.get_ifd(0x8769)[0x927C] == MAKER_NOTE
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
+def test_the_resolution_in_exif_stays_without_what_is_private(tmp_path: Path, suffix: str) -> None:
+    inside = Image.Exif()
+    inside[282], inside[283], inside[296] = 300.0, 300.0, 2
+    Image.fromarray(PIXELS).save(tmp_path / "in.webp", exif=inside)
+    photo, path = images.read(tmp_path / "in.webp"), tmp_path / f"out{suffix}"
+    write_rows(path, [PIXELS], PIXELS.shape, PIXELS.dtype, photo, Encoding(private=False))
+    found = opened(path)
+    assert round(float(found.info["dpi"][0] if suffix != ".webp" else found.getexif()[282])) == 300
+
+
+def test_exif_that_is_too_long_for_a_jpeg_leaves_its_orientation(tmp_path: Path) -> None:
+    inside = Image.Exif()
+    inside[0x112], inside[282], inside[283], inside[296] = 6, 300.0, 300.0, 2
+    inside.get_ifd(0x8769)[0x927C] = bytes(70000)
+    Image.fromarray(PIXELS).save(tmp_path / "in.png", exif=inside)
+    found = opened(through(tmp_path / "in.png", tmp_path / "out.jpg")).getexif()
+    assert found[0x112] == 6 and found[282] == 300
+
+
+def test_an_aspect_is_no_resolution(tmp_path: Path) -> None:
+    Image.fromarray(PIXELS).save(tmp_path / "in.png")
+    insert(tmp_path / "in.png", 33, chunk(b"pHYs", struct.pack(">IIB", 4, 3, 0)))
+    assert b"\0\0\0\4\0\0\0\3\0" in through(tmp_path / "in.png", tmp_path / "out.png").read_bytes()
+    assert opened(through(tmp_path / "in.png", tmp_path / "out.jpg")).info.get("dpi", (72, 72)) == (72, 72)
+
+
+def test_a_thumbnail_in_jfif_is_private(tmp_path: Path) -> None:
+    Image.fromarray(PIXELS).save(tmp_path / "in.jpg", dpi=(300, 300))
+    whole = (tmp_path / "in.jpg").read_bytes()
+    small = b"\xff\xe0" + struct.pack(">H", 16 + 12) + whole[6:18] + b"\2\2" + b"thumbnail..."
+    (tmp_path / "in.jpg").write_bytes(whole[:2] + small + whole[20:])
+    photo = images.read(tmp_path / "in.jpg")
+    for private in (True, False):
+        write_rows(tmp_path / "o.jpg", [PIXELS], PIXELS.shape, PIXELS.dtype, photo, Encoding(private=private))
+        assert (b"thumbnail" in (tmp_path / "o.jpg").read_bytes()) == private
+        assert opened(tmp_path / "o.jpg").info["dpi"] == (300, 300)
+
+
+def test_a_profile_of_grey_goes_into_no_colours(tmp_path: Path) -> None:
+    profile = PROFILE[:16] + b"GRAY" + PROFILE[20:]
+    Image.fromarray(PIXELS[..., 0]).save(tmp_path / "in.png", icc_profile=profile)
+    with pytest.raises(InputError, match="profile of grey"):
+        check_kept(tmp_path / "out.webp", images.open_photo(tmp_path / "in.png"))
+    check_kept(tmp_path / "out.png", images.open_photo(tmp_path / "in.png"))
+
+
+@pytest.mark.parametrize("pages", [(), (4,)])
+@pytest.mark.parametrize("kind", ["palette", "rgb"])
+def test_what_tifffile_says_of_a_shape_is_not_kept_where_another_is_written(
+    tmp_path: Path, kind: str, pages: tuple[int, ...]
+) -> None:
+    numbers = np.random.default_rng(0).integers(0, 255, (*pages, *((3,) * (kind == "rgb")), 16, 24), np.uint8)
+    colours = {"colormap": np.arange(768, dtype=np.uint16).reshape(3, 256) * 85} if kind == "palette" else {}
+    planes = {"planarconfig": "separate"} if kind == "rgb" else {}
+    tifffile.imwrite(tmp_path / "in.tif", numbers, photometric=kind, **colours, **planes)
+    photo = images.open_photo(tmp_path / "in.tif")
+    pixels = photo.rows()(0, 16 * photo.pages)
+    write_rows(tmp_path / "out.tif", [pixels], photo.shape, photo.dtype, photo)
+    assert np.array_equal(tifffile.imread(tmp_path / "out.tif"), pixels.reshape(*pages, 16, 24, 3))
 
 
 def test_iptc_stays_with_its_format(tmp_path: Path) -> None:

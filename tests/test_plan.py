@@ -70,6 +70,20 @@ def test_results_inside_the_input_folder_are_no_inputs(folder: Path) -> None:
         assert done.returncode == 0 and done.stdout.strip().endswith("12_14.clean.png")
 
 
+def test_results_may_go_where_the_inputs_folder_lies(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    jobs = plan([Path("more")], Output(Path(), format=".tif"))
+    assert [str(job.target) for job in jobs] == ["12_14.tif"]
+    shutil.move(folder / "more" / "12_14.png", folder / "more" / "12_14_denoised.png")
+    with pytest.raises(InputError, match="named like results"):
+        plan([Path("more")], Output())
+
+
+def test_a_folder_is_no_image_for_standard_output(folder: Path) -> None:
+    done = tbsn("denoise", folder, "-o", "-")
+    assert done.returncode == 2 and "is a folder" in done.stderr
+
+
 def test_images_in_formats_that_are_not_read_are_told_of(folder: Path, tmp_path: Path) -> None:
     for name in ("IMG_1.HEIC", "more/IMG_2.heic", "b.avif", ".hidden.gif", "notes.txt"):
         (folder / name).touch()

@@ -33,6 +33,12 @@ def test_floats_beyond_one_are_not_white(tmp_path: Path) -> None:
     assert view[0, 0, 0] == 0 and view[-1, -1, 0] == 255
 
 
+def test_alpha_does_not_make_a_photo_dark(tmp_path: Path) -> None:
+    levels = RANDOM.integers(0, 4096, (30, 40, 4)).astype(np.uint16)
+    levels[..., 3] = 65535
+    assert shown(save(tmp_path / "a.tif", levels))[..., :3].max() == 255
+
+
 def test_a_photo_stands_as_it_was_taken(tmp_path: Path) -> None:
     levels = RANDOM.integers(0, 256, (30, 40, 3)).astype(np.uint8)
     image = pyvips.Image.new_from_array(levels)

@@ -17,7 +17,7 @@ from typing import Any, Literal, Self
 import numpy as np
 
 from tbsn.denoiser import Denoiser
-from tbsn.encoding import Encoding, check_holds, check_names, write_rows
+from tbsn.encoding import Encoding, check_holds, check_kept, write_rows
 from tbsn.errors import InputError, NoRoomError, Stopped, UnexpectedError, is_out_of_memory
 from tbsn.files import make_folder
 from tbsn.images import Photo, check_values, open_photo
@@ -107,8 +107,8 @@ def denoise_file(
         raise InputError(
             source, f"has {channels} channels, the model {denoise.channels}", "train a model on such images"
         )
-    check_holds(target, photo.dtype, channels, photo.pages, photo.alpha)
-    check_names(target, photo)
+    check_holds(target, photo.dtype, photo.shape, photo.pages, photo.alpha)
+    check_kept(target, photo)
     pixels = height * width * photo.pages
     scale = scale_of(photo.dtype, pixels * channels, _strips(photo, settings))
     seen = cache(partial(_checked, photo, settings))  # one more reading at most, page after page: to see the noise
@@ -249,13 +249,16 @@ def _shifted(begin: Callable[[], Rows], first: int) -> Rows:
 
 def _checked(photo: Photo, settings: Settings) -> Rows:
     """The rows of a photo, NaN where it says that there is no value. Raises `InputError` for what else is none."""
-    rows, none = photo.rows(), photo.no_data
+    rows, none, remedy = photo.rows(), photo.no_data, "replace them, or add --nan keep"
 
     def read(top: int, bottom: int) -> np.ndarray:
         part = rows(top, bottom)
-        values = part if none is None else part[part != none]
-        check_values(photo.path, values, settings.nan == "keep", "replace them, or add --nan keep")
-        return part if none is None else np.where(part == none, part.dtype.type(np.nan), part)
+        if none is None:
+            check_values(photo.path, part, settings.nan == "keep", remedy)
+            return part
+        is_none = (part == none) | (np.isnan(part) & np.isnan(none))
+        check_values(photo.path, part[~is_none], settings.nan == "keep", remedy)
+        return np.where(is_none, part.dtype.type(np.nan), part)
 
     return read
 

@@ -5,7 +5,6 @@ import sys
 import warnings
 from dataclasses import asdict
 from functools import partial
-from importlib.metadata import version
 from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -43,6 +42,8 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace outputs th
 
 def _show_version(value: bool) -> None:
     if value:
+        from importlib.metadata import version
+
         print(f"tbsn {version('tbsn')}")
         raise typer.Exit
 

@@ -9,7 +9,7 @@ from typing import IO, Any
 import numpy as np
 import pyvips
 
-from tbsn import metadata
+from tbsn import formats, metadata
 from tbsn.errors import InputError, unwritable
 from tbsn.files import atomic
 from tbsn.images import DEPTHS, SUFFIXES, Photo, load, reason
@@ -21,13 +21,14 @@ STRIP = 128  # rows, of a TIFF
 BIG_TIFF = 3 << 30  # bytes; TIFF as it was ends at 4 GiB
 ELSEWHERE = "choose another output with -o"
 LOSSLESS = "lossless"
-LOSSY = (".jpg", ".jpeg", ".webp")
-NO_ALPHA = (".jpg", ".jpeg", ".npy")
-TIFF = (".tif", ".tiff")
+JPEG, TIFF, WEBP = (formats.SUFFIXES[kind] for kind in ("JPEG", "TIFF", "WebP"))
+LOSSY, NO_ALPHA = (*JPEG, *WEBP), (*JPEG, ".npy")
+LONGEST_SIDE = dict.fromkeys(WEBP, 16383) | dict.fromkeys(JPEG, 65500)  # pixels
+PROFILE, GREY = "icc-profile-data", slice(16, 20)  # of a profile, where it says for what colours it is
 DESCRIPTION = "image-description"
 UUID = re.compile(r"<UUID\b[^>]*>([^<]+)<")  # of the file that holds a plane, in OME-XML
 KEPT = {
-    "icc-profile-data": pyvips.GValue.blob_type,
+    PROFILE: pyvips.GValue.blob_type,
     "exif-data": pyvips.GValue.blob_type,
     "xmp-data": pyvips.GValue.blob_type,
     DESCRIPTION: pyvips.GValue.gstr_type,
@@ -69,7 +70,7 @@ def write_rows(
     """
     suffix = path.suffix.lower()
     pages = like.pages if like else 1
-    check_holds(path, np.dtype(dtype), shape[2], pages, like is not None and like.alpha)
+    check_holds(path, np.dtype(dtype), shape, pages, like is not None and like.alpha)
     try:
         with atomic(path) as partial:
             if suffix == ".npy":
@@ -89,26 +90,34 @@ def write_rows(
         raise unwritable(path, error, ELSEWHERE) from error
 
 
-def check_names(path: Path, like: Photo) -> None:
-    """Raises `InputError` if ``like`` and other files name each other (OME-TIFF), and ``path`` would not be so named.
+def check_kept(path: Path, like: Photo) -> None:
+    """Raises `InputError` if what ``like`` says beside its pixels would be wrong in ``path``.
 
-    Who opens it would get pages of the others, which are as they were.
+    Its profile is one of grey, and the format knows colours alone. Or it and other files name each other (OME-TIFF),
+    and the output would not be so named: who opens it would get pages of the others, which are as they were.
     """
-    told = str(like.header.get(DESCRIPTION)) if like.header and like.header.get_typeof(DESCRIPTION) else ""
+    if like.header is None:
+        return
+    profile: Any = like.header.get(PROFILE) if like.header.get_typeof(PROFILE) else b""
+    if path.suffix.lower() in WEBP and profile[GREY] == b"GRAY":
+        raise InputError(path, ".webp cannot hold a profile of grey", "write .png, .jpg or .tif")
+    told = str(like.header.get(DESCRIPTION)) if like.header.get_typeof(DESCRIPTION) else ""
     if path.name != like.path.name and len(set(UUID.findall(told))) > 1:
         remedy = "name a folder with -o, where it keeps its name"
         raise InputError(like.path, "is one of several files that name each other (OME-TIFF)", remedy)
 
 
-def check_holds(path: Path, dtype: np.dtype, channels: int, pages: int = 1, alpha: bool = False) -> None:
-    """Raises `InputError` if the format that the suffix of ``path`` names cannot hold such an image."""
-    suffix = path.suffix.lower()
+def check_holds(path: Path, dtype: np.dtype, shape: tuple[int, ...], pages: int = 1, alpha: bool = False) -> None:
+    """Raises `InputError` if the format that the suffix of ``path`` names cannot hold images of ``shape`` (h, w, c)."""
+    suffix, channels = path.suffix.lower(), shape[2]
     if suffix not in SUFFIXES:
         raise InputError(path, "unknown image format", f"use one of {' '.join(SUFFIXES)}")
     if alpha and suffix in NO_ALPHA:
         raise InputError(path, f"{suffix} cannot hold alpha", "write .png, .tif or .webp")
     if pages > 1 and suffix not in TIFF:
         raise InputError(path, f"{suffix} cannot hold {pages} pages", "write .tif")
+    if max(shape[:2]) > (most := LONGEST_SIDE.get(suffix, max(shape[:2]))):
+        raise InputError(path, f"{suffix} cannot hold more than {most} pixels a side", "write .png or .tif")
     if suffix == ".npy":
         return
     held = {".png": "u1 u2", ".tif": "u1 u2 f4", ".tiff": "u1 u2 f4"}.get(suffix, "u1")
@@ -147,8 +156,8 @@ def _with_metadata(image: pyvips.Image, like: Photo, height: int, encoding: Enco
         again = load(like.path, only_pixels=True, **({"n": -1} if like.pages > 1 else {}))
         image = image.bandjoin(again[again.bands - 1])
     # libvips takes 25 dpi if a file says nothing, and complains on standard error about what no scanner has.
-    told = like.kept.has_resolution
-    xres, yres = (v if told and 0 <= v <= MAX_RESOLUTION else UNKNOWN_RESOLUTION for v in (header.xres, header.yres))
+    told = like.kept.resolution or (UNKNOWN_RESOLUTION, UNKNOWN_RESOLUTION)
+    xres, yres = (value if value <= MAX_RESOLUTION else UNKNOWN_RESOLUTION for value in told)
     image = image.copy(interpretation=header.interpretation, xres=xres, yres=yres)
     for field, kind in KEPT.items():
         if header.get_typeof(field) and (encoding.private or field not in PRIVATE):

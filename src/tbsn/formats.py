@@ -9,7 +9,7 @@ from tbsn.errors import InputError
 
 SUFFIXES = {
     "PNG": (".png",),
-    "JPEG": (".jpg", ".jpeg"),
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
     "TIFF": (".tif", ".tiff"),
     "WebP": (".webp",),
     "NumPy": (".npy",),
@@ -20,6 +20,7 @@ CONVERT = "convert it to 8- or 16-bit grey or RGB"
 CONVERT_NUMBERS = "convert it to 8 or 16 bits without a sign, or float32, or save it as .npy"
 
 FOREIGN = (".gif", ".bmp", ".heic", ".heif", ".avif", ".jxl", ".jp2", ".psd", ".pdf", ".svg", ".ppm", ".pgm", ".tga")
+FOREIGN += (".3fr", ".btf", ".czi", ".exr", ".lif", ".lsm", ".nd2", ".npz", ".oib", ".rwl", ".srw", ".x3f")
 """How files of other formats are named, none of which is written."""
 
 OME = ".ome"

@@ -1,6 +1,7 @@
 """Image files, read strictly, whole or row by row."""
 
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -28,7 +29,8 @@ JPEG_PIXELS_A_BYTE = 8 * 64 * 4
 ARITHMETIC = {b"\xc9", b"\xca", b"\xcb"}  # JPEG whose blocks may take less
 BITS = "bits-per-sample"
 STILLS = "take single images out of it"
-MISSING = ("premature end", "bad Huffman code", "found marker")  # warnings of libjpeg for what cannot be decoded
+# What libjpeg warns of where it cannot decode; markers in the middle of the pixels are from D0 to D7.
+MISSING = re.compile("premature end|bad Huffman code|found marker|bytes before marker 0xd[0-7]")
 AGAIN = "copy it again from its source, or leave it out"
 
 Rows = Callable[[int, int], np.ndarray]
@@ -61,7 +63,7 @@ class Photo:
     def no_data(self) -> np.floating | None:
         """The value of floats that stands for none, if the file names one, as GeoTIFF do."""
         named = (page.get(tags.NO_DATA, (0, b""))[1] for page in self.kept.pages[:1])
-        with suppress(ValueError):
+        with suppress(ValueError), np.errstate(over="ignore"):  # as the least of float64, in a file of float32
             return self.dtype.type(float(next(named, b"").rstrip(b" \0"))) if self.dtype.kind == "f" else None
         return None
 
@@ -117,7 +119,7 @@ def read(path: Path, channels: int = 3) -> Photo:
     """Decode a file of one image. Raises `InputError` as `open_photo` does, and if it is not whole or finite."""
     photo = open_photo(path, channels)
     if photo.pages > 1:
-        raise InputError(path, f"holds {photo.pages} pages", "split it into single images")
+        raise InputError(path, f"holds {photo.pages} pages", tiff.SPLIT)
     pixels = photo.pixels
     return replace(photo, rows=lambda: lambda top, bottom: pixels[top:bottom])
 
@@ -142,17 +144,23 @@ def open_photo(path: Path, channels: int = 3) -> Photo:
         return _develop(path)
     stored = tiff.read(path) if kind == "TIFF" else []
     tiff.check(path, stored)
+    if tiff.packing(stored) == "deflate":
+        tiff.check_sums(path)
     image, suffix, pages = load(path), formats.SUFFIXES[kind][0], 1
     _check(path, image)
     if len(stored) > 1:
         image = load(path, n=-1)
         pages = image.height // image.get_page_height()
+    kept = collect(path)
+    if tiff.is_restored(stored):
+        kept, image = kept.without_description(), image.copy()
+        image.remove("image-description")
     alpha = _has_alpha(image, channels) and (kind != "TIFF" or tiff.has_alpha(stored))
     shape = image.height // pages, image.width, image.bands - alpha
     rows = partial(_rows, path, shape[2], {"n": -1} if pages > 1 else {})
     packing = "lossless" if kind == "WebP" and b"VP8L" in names(path) else tiff.packing(stored)
     dtype = np.dtype(DEPTHS[str(image.format)])
-    return Photo(path, shape, dtype, rows, pages, alpha, image, suffix, collect(path), packing=packing)
+    return Photo(path, shape, dtype, rows, pages, alpha, image, suffix, kept, packing=packing)
 
 
 def _rows(path: Path, channels: int, options: dict[str, Any]) -> Rows:
@@ -165,7 +173,7 @@ def _rows(path: Path, channels: int, options: dict[str, Any]) -> Rows:
         try:
             return fetch(top, bottom)
         except InputError as error:
-            if not strict or any(words in str(error) for words in MISSING):
+            if not strict or MISSING.search(str(error)):
                 raise
             fetch = _fetched(path, channels, options)
             return fetch(top, bottom)
@@ -210,6 +218,8 @@ def load(path: Path, only_pixels: bool = False, **options: Any) -> pyvips.Image:
             source = pyvips.Source.new_from_descriptor(file.fileno())
             return loader(source, **({"access": "sequential", "fail_on": "error"} | options))
     except pyvips.Error as error:
+        if "differs from page" in str(error):
+            raise InputError(path, "holds pages that are stored in different ways", tiff.SPLIT) from error
         raise InputError(path, reason(error), AGAIN) from error
     except OSError as error:
         raise unreadable(path, error) from error
@@ -312,5 +322,5 @@ def _check(path: Path, image: pyvips.Image) -> None:
 def reason(error: pyvips.Error) -> str:
     """The last line that libvips said, without its stack of names."""
     lines = [line for line in str(error.detail if hasattr(error, "detail") else error).splitlines() if line.strip()]
-    said = lines[-1] if lines else "unknown error"
-    return "not a readable image" if "known format" in said else f"damaged or unreadable ({said})"
+    said = f" ({lines[-1]})" if lines else ""
+    return "not a readable image" if "known format" in said else f"damaged or unreadable{said}"

@@ -7,7 +7,7 @@ stands in a file is collected here, and put into the file that libvips has writt
 import os
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
 from struct import pack, unpack
@@ -32,9 +32,11 @@ CARRIED = (
     b"\xfe",
 )
 LONGEST_NAME = max(map(len, CARRIED))
-JFIF, JFIF_UNIT = b"\xe0JFIF\0", slice(11, 12)
+JFIF, JFIF_ALONE = b"\xe0JFIF\0", 18  # bytes of it, without a thumbnail
 FIRST, LAST = (b"IHDR", b"\xe0JFIF\0", b"VP8X"), (b"EXIF", b"XMP ")
-PICTURE = tags.RESOLUTION | {tags.EXTRA}
+PICTURE = tags.RESOLUTION | tags.WHITE | {tags.EXTRA, tags.NO_DATA}
+UNITS = {1: 25.4, 2: 10, 3: 1000}  # millimetres, by the numbers of JFIF; TIFF counts from 2, a PNG has metres or none
+MOST_EXIF = 0xFFFF - 8  # bytes, in a JPEG
 WEBP_FLAGS = {b"ICCP": 0x20, b"EXIF": 0x08, b"XMP ": 0x04}
 FILL, START_OF_SCAN = 0xFF, 0xDA
 BARE = (0, 1, *range(0xD0, 0xDA))  # JPEG markers without a length, and the 0 after a byte that is no marker
@@ -68,12 +70,21 @@ class Metadata:
         """The tags of all pages, as TIFF has them; those of its EXIF for another format."""
         return self.pages or tags.read(BytesIO(self.exif))[:1]
 
+    def without_description(self) -> "Metadata":
+        """The same, but for what pages of a TIFF say in words."""
+        pages = [{tag: value for tag, value in page.items() if tag != tags.DESCRIPTION} for page in self.pages]
+        return replace(self, pages=pages)
+
     @property
-    def has_resolution(self) -> bool:
-        """Whether the file says how large a pixel is."""
-        parts = dict(self.parts)
-        inside = tags.RESOLUTION & {tag for page in self.directories[:1] for tag in page}
-        return b"pHYs" in parts or parts.get(JFIF, b"")[JFIF_UNIT] not in (b"", b"\0") or bool(inside)
+    def resolution(self) -> tuple[float, float] | None:
+        """Pixels in a millimetre, across and down, if the file says how large they are."""
+        page, parts = next(iter(self.directories), {}), dict(self.parts)
+        unit, *sides = unpack(">BHH", parts.get(JFIF, b"").ljust(JFIF_ALONE, b"\0")[11:16])
+        *physical, metres = unpack(">IIB", parts.get(b"pHYs", b"").ljust(17, b"\0")[8:17])
+        inside = [tags.rational(page, tag) for tag in (282, 283)]
+        told = ((tags.number(page, 296, 2) - 1, inside), (unit, sides), (3 * metres, physical))
+        found = ((x / UNITS[unit], y / UNITS[unit]) for unit, (x, y) in told if unit in UNITS and x and y)
+        return next(found, None)
 
 
 def collect(path: Path) -> Metadata:
@@ -113,18 +124,37 @@ def put(path: Path, metadata: Metadata, private: bool = True) -> None:
     if there is any: that of libvips says no more than the resolution.
 
     Without what is ``private``, only what the file says of colours and resolution: the rest of that libvips writes. A
-    JPEG that was no JPEG before has no room for EXIF of more than 64 kB: it is left out.
+    JPEG that was no JPEG before has no room for EXIF of more than 64 kB: orientation and resolution are all of it then.
     """
     kind = formats.of(path)
     if kind == "TIFF":
         kept = [page if private else {tag: page[tag] for tag in PICTURE & page.keys()} for page in metadata.directories]
         with path.open("r+b") as file:
-            tags.add(file, kept or [{}], metadata.has_resolution)
+            tags.add(file, kept or [{}], metadata.resolution is not None)
     elif kind == metadata.kind in EXIF:
         names = CARRIED if private else COLOUR
-        _rewrite(path, kind, names, [part for part in metadata.parts if part[0] in names])
-    elif kind in EXIF and metadata.kind and private and (metadata.exif or not metadata.has_resolution):
-        _rewrite(path, kind, tuple(EXIF.values()), _exif_part(kind, metadata.exif))
+        parts = [part for part in metadata.parts if part[0] in names]
+        _rewrite(path, kind, names, parts if private else [(name, _no_thumbnail(name, part)) for name, part in parts])
+    elif kind in EXIF and metadata.kind and private and (metadata.exif or not metadata.resolution):
+        _rewrite(path, kind, tuple(EXIF.values()), _exif_part(kind, _exif_for(path, kind, metadata)))
+
+
+def _no_thumbnail(name: bytes, part: bytes) -> bytes:
+    """A part of a JPEG without the small picture that JFIF may have."""
+    return part[:2] + pack(">H", JFIF_ALONE - 2) + part[4:16] + b"\0\0" if name == JFIF else part
+
+
+def _exif_for(path: Path, kind: str, metadata: Metadata) -> bytes:
+    """The EXIF for a file of another ``kind``, where it is all that says the resolution, if that is no PNG."""
+    exif, page = metadata.exif, next(iter(metadata.directories), {})
+    if kind == "JPEG" and len(exif) > MOST_EXIF:
+        exif = tags.as_exif({tag: value for tag, value in page.items() if tag in tags.RESOLUTION | {tags.ORIENTATION}})
+    if exif and kind != "PNG" and metadata.resolution and not tags.RESOLUTION & page.keys():
+        written = next(iter(collect(path).directories), {})
+        file = BytesIO(exif)
+        tags.add(file, [{tag: written[tag] for tag in tags.RESOLUTION & written.keys()}])
+        exif = file.getvalue()
+    return exif
 
 
 def _rewrite(path: Path, kind: str, replaced: tuple[bytes, ...], parts: list[tuple[bytes, bytes]]) -> None:
@@ -151,7 +181,7 @@ def _mend_header(file: BinaryIO) -> None:
 
 
 def _exif_part(kind: str, exif: bytes) -> list[tuple[bytes, bytes]]:
-    if not exif or (kind == "JPEG" and len(exif) > 0xFFFF - 8):
+    if not exif:
         return []
     if kind == "JPEG":
         part = b"\xff\xe1" + pack(">H", len(exif) + 8) + b"Exif\0\0" + exif

@@ -70,7 +70,7 @@ def plan(inputs: list[Path], output: Output, recursive: bool = True, share: tupl
         raise failures[0] if failures else _no_images(inputs[0])
     if output.is_file and len(sources) > 1:
         raise InputError(output.path, f"is one file for {len(sources)} inputs", "name a folder with -o")
-    pairs = [(path, _target(path, root, output)) for path, root in sources]
+    pairs = [(path, target_of(path, root, output)) for path, root in sources]
     if output.exists == "skip":
         results = {_file(target) for path, target in pairs if _file(target) != _file(path)} - {None}
         pairs = [(path, target) for path, target in pairs if _file(path) not in results]
@@ -122,22 +122,21 @@ def _no_images(folder: Path) -> InputError:
     return InputError(folder, "no images in this folder", f"name files or folders with {' '.join(SUFFIXES)}")
 
 
-def _sources(
-    inputs: list[Path], output: Output, recursive: bool, failures: list[InputError]
-) -> list[tuple[Path, Path]]:
+def _only_results(folder: Path) -> InputError:
+    return InputError(folder, "all images in it are named like results", "name those files, or give another --suffix")
+
+
+def _sources(roots: list[Path], output: Output, recursive: bool, failures: list[InputError]) -> list[tuple[Path, Path]]:
     """All files, each once, and the folder that was named for each, or that holds it; what fails joins ``failures``."""
     sources = {}
-    for root in inputs:
+    for root in roots:
         is_folder, before = os.path.isdir(root), len(failures)
-        found = [
-            path
-            for path in find([root], recursive, failures.append)
-            if not (is_folder and _is_result(path, root, output))
-        ]
-        for path in found:
+        found = list(find([root], recursive, failures.append))
+        new = [path for path in found if not (is_folder and _is_result(path, root, output))]
+        for path in new:
             sources.setdefault(_place(path), (path, root if is_folder else root.parent))
-        if not found and len(failures) == before and root != output.path:
-            failures.append(_no_images(root))
+        if not new and len(failures) == before and root != output.path:
+            failures.append(_only_results(root) if found else _no_images(root))
     return list(sources.values())
 
 
@@ -146,10 +145,12 @@ def _is_result(path: Path, root: Path, output: Output) -> bool:
     if output.path is None:
         return bool(output.suffix) and formats.stem(path)[0].endswith(output.suffix)
     folder = Path(os.path.realpath(output.path))
-    return not output.is_file and folder != Path(os.path.realpath(root)) and folder in _place(path).parents
+    inside = Path(os.path.realpath(root)) in folder.parents
+    return inside and not output.is_file and folder in _place(path).parents
 
 
-def _target(path: Path, root: Path, output: Output) -> Path:
+def target_of(path: Path, root: Path, output: Output) -> Path:
+    """Where the result of a file that was found in the folder ``root`` goes."""
     if output.path and output.is_file:
         return output.path
     own = path.suffix.lower()

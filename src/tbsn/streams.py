@@ -46,6 +46,8 @@ def files_for_streams(
             except OSError as error:
                 raise unwritable(inputs[0], error, "name another folder in TMPDIR", "cannot be kept") from error
         if writes:
+            if inputs[0].is_dir():
+                raise InputError(inputs[0], "is a folder, and standard output one image", "name a folder with -o")
             suffix = output.format or open_photo(inputs[0]).suffix
             if suffix not in SUFFIXES:
                 raise InputError(inputs[0], "its format cannot be written", "name another with --format")

@@ -14,20 +14,21 @@ Pointers = dict[int, Any]
 POINTERS: Pointers = {EXIF: {INTEROPERABILITY: {}}, GPS: {}}
 # Document, description, camera, orientation, resolution, page, program, time, people, rights, what Windows adds.
 EXIF_TAGS = {269, 270, 271, 272, 274, 282, 283, 285, 296, 305, 306, 315, 316, 33432, *range(40091, 40096), EXIF, GPS}
+WHITE = {301, 318, 319}  # transfer function, white point, primaries
 # What channels beyond the colours mean; XMP, IPTC, Photoshop, ICC; GeoTIFF and GDAL; ImageJ and Micro-Manager.
 ONLY_TIFF_TAGS = {338, 700, 33723, 34377, 34675} | {33550, 33922, 34264, *range(34735, 34738), 42112, 42113}
-ONLY_TIFF_TAGS |= {50838, 50839, 51123}
+ONLY_TIFF_TAGS |= {50838, 50839, 51123} | WHITE
 # Bytes of a number, and of a value, which is two numbers in a rational.
 TYPES = {1: (1, 1), 2: (1, 1), 3: (2, 2), 4: (4, 4), 5: (4, 8), 6: (1, 1), 7: (1, 1), 8: (2, 2), 9: (4, 4), 10: (4, 8)}
 TYPES |= {11: (4, 4), 12: (8, 8), 13: (4, 4), 16: (8, 8), 17: (8, 8), 18: (8, 8)}
 DESCRIPTION, BELOW, MOST_BELOW, EXTRA = 270, 330, 64, 338
 LONG, ONLY_BIG = 4, (16, 17, 18)
-RESOLUTION = {282, 283, 296}
+RESOLUTION, ORIENTATION = {282, 283, 296}, 274
 OF_BYTES = {33723, 34377}  # IPTC and Photoshop's block, by whatever type they are told
 COMMENT, UNICODE = 0x9286, b"UNICODE\0"
 NO_DATA, IMAGEJ_SIZES, IMAGEJ = 42113, 50838, 50839
 IMAGEJ_NUMBERS = {b"info": 2, b"labl": 2, b"prop": 2, b"rang": 8}  # bytes of each: of texts and display ranges
-MOST = {274: 8, 296: 3}  # libtiff takes no other orientation, and no other unit of resolution
+MOST = {ORIENTATION: 8, 296: 3}  # libtiff takes no other orientation, and no other unit of resolution
 ROOM = 1 << 26
 
 Directory = dict[int, Any]
@@ -35,7 +36,9 @@ Directory = dict[int, Any]
 
 
 def read(file: BinaryIO, wanted: set[int] = EXIF_TAGS | ONLY_TIFF_TAGS) -> list[Directory]:
-    """The tags of every page, those that describe the picture or others ``wanted``; damaged ones are left out."""
+    """The tags of every page, those that describe the picture or others ``wanted``; damaged ones are left out, and of
+    those that describe it what a TIFF of 4 GB cannot hold.
+    """
     layout = Layout(file)
     return [_values(file, layout, raw, wanted, POINTERS) for _, raw, _ in layout.directories(file)]
 
@@ -69,6 +72,18 @@ def number(page: Directory, tag: int, default: int = 0) -> int:
     """The first of the integers of a tag that was read."""
     kind, data = page.get(tag, (LONG, b""))
     return int.from_bytes(data[: TYPES[kind][0]], "little") if data else default
+
+
+def numbers(page: Directory, tag: int) -> list[int]:
+    """All integers of a tag that was read."""
+    kind, data = page.get(tag, (LONG, b""))
+    return np.frombuffer(data, f"<u{TYPES[kind][0]}").tolist()
+
+
+def rational(page: Directory, tag: int) -> float:
+    """The first of the fractions of a tag that was read; 0 if there is none."""
+    above, below = (*numbers(page, tag), 0, 0)[:2]
+    return above / below if below else 0
 
 
 def add(file: BinaryIO, pages: list[Directory], resolution: bool = True) -> None:
@@ -172,7 +187,7 @@ def _values(
             inner, _ = layout.entries(file, _number(field[: TYPES[kind][0]], layout.order))
             values[tag] = _values(file, layout, inner, None, pointers[tag])
             continue
-        if length > layout.room or kind in ONLY_BIG:
+        if length > layout.room or (kind in ONLY_BIG and (tags is None or tag in EXIF_TAGS | ONLY_TIFF_TAGS)):
             continue
         data = field[:length] if length <= layout.inline else _bytes(file, _number(field, layout.order), length)
         layout.room -= len(data)

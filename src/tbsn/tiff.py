@@ -3,10 +3,13 @@
 import os
 import re
 import weakref
+import zlib
 from bisect import bisect_left, bisect_right
+from itertools import chain
 from math import prod
 from operator import itemgetter
 from pathlib import Path
+from typing import BinaryIO
 
 import pyvips
 
@@ -15,10 +18,10 @@ from tbsn.errors import InputError
 from tbsn.formats import CONVERT, CONVERT_NUMBERS
 
 REDUCED, WIDTH, HEIGHT, BITS, PACKED, MEANING, ORIENTATION, SAMPLES = 254, 256, 257, 258, 259, 262, 274, 277
-LAYOUT, NUMBERS, DEPTH = 284, 339, 32997
-STORED = {REDUCED, WIDTH, HEIGHT, BITS, PACKED, MEANING, ORIENTATION, SAMPLES, LAYOUT, NUMBERS, DEPTH}
-STORED |= {tags.DESCRIPTION, tags.EXTRA}
-TILES = 322
+LAYOUT, COLOURS_OF, TILES, NUMBERS, DEPTH = 284, 320, 322, 339, 32997
+STORED = {REDUCED, WIDTH, HEIGHT, BITS, PACKED, MEANING, ORIENTATION, SAMPLES, LAYOUT, COLOURS_OF, TILES, NUMBERS}
+STORED |= {DEPTH, tags.DESCRIPTION, tags.EXTRA}
+PIECES = ((273, 279), (324, 325))  # where strips and tiles are, and how many bytes they have
 # All that says how pixels are stored: sizes, strips, tiles, packing, palette, channels, numbers; JPEG, YCbCr, LERC.
 OF_PIXELS = {REDUCED, WIDTH, HEIGHT, BITS, PACKED, MEANING, SAMPLES, LAYOUT, NUMBERS, DEPTH, TILES, tags.EXTRA}
 OF_PIXELS |= {255, 266, 273, 278, 279, 292, 293, 317, 320, 323, 324, 325, 332, 347, *range(512, 522), *range(529, 533)}
@@ -32,9 +35,11 @@ JPEG = 7
 NOT_UNPACKED = {34925: "LZMA", 50000: "Zstandard", 34887: "LERC", 34933: "PNG", 34934: "JPEG XR"}
 NOT_UNPACKED |= dict.fromkeys((33003, 33004, 33005, 34712), "JPEG 2000") | dict.fromkeys((50002, 52546), "JPEG XL")
 WHOLE = (1, 2, 4, 8, 16, 32)  # bits of a value that libvips takes apart
-ALPHA = (1, 2)
+MULTIPLIED, ALPHA = 1, (1, 2)
 PACKINGS = {5: "lzw", 8: "deflate", 32946: "deflate", 32773: "packbits"}  # none of them loses anything
+BLOCK = 1 << 14
 ALIKE = (WIDTH, HEIGHT, BITS, MEANING, ORIENTATION, SAMPLES, NUMBERS)
+SPLIT = "split it into single images"
 PLANES = "save it with a page for each plane, or split it into single images"
 IMAGEJ = re.compile(rb"ImageJ=.*?\nimages=(\d{1,9})\n", re.DOTALL)
 SHAPED = re.compile(rb'\{"shape": \[([\d, ]{1,99})\]')
@@ -66,17 +71,18 @@ def read(path: Path) -> list[tags.Directory]:
 def pixels(path: Path, **options: int) -> pyvips.Image:
     """A TIFF file as if it said nothing but how its pixels are stored, to be decoded from top to bottom.
 
-    Otherwise libvips fails on tags that have nothing to do with them. And it takes damaged tiles for black ones, unless
-    it is to fail on warnings, of which other tags give many.
+    Otherwise libvips fails on tags that have nothing to do with them. And it takes damaged tiles for black ones, and
+    what is missing in a JPEG for grey, unless it is to fail on warnings, of which other tags give many.
     """
     alone = Alone(path, OF_PIXELS)
-    tiled = any(TILES in page for page in tags.read(alone.file, {TILES}))
+    pages = tags.read(alone.file, {TILES, PACKED})
+    warned = any(TILES in page or tags.number(page, PACKED) == JPEG for page in pages)
     source = pyvips.SourceCustom()
     source.on_read(alone.read)
     source.on_seek(alone.seek)
     # This way pyvips holds on to the source for as long as the image is used.
     return pyvips.Image.new_from_source(
-        source, "", access="sequential", fail_on="warning" if tiled else "error", **options
+        source, "", access="sequential", fail_on="warning" if warned else "error", **options
     )
 
 
@@ -117,26 +123,70 @@ def check(path: Path, pages: list[tags.Directory]) -> None:
     claimed = _claimed(first.get(tags.DESCRIPTION, (0, b""))[1], plane)
     if tags.number(first, DEPTH, 1) > 1 or (others and claimed > plane):
         raise InputError(path, "holds several planes in one page", PLANES)
-    if tags.number(first, LAYOUT) == PLANAR and tags.number(first, SAMPLES) > 1 and tags.number(first, MEANING) != RGB:
+    apart = tags.number(first, LAYOUT) == PLANAR and tags.number(first, SAMPLES) > 1
+    if apart and (tags.number(first, MEANING) != RGB or TILES in first):
         raise InputError(path, "holds its channels one after another", "save it with them side by side (contiguous)")
     meaning, packed = tags.number(first, MEANING, BLACK_IS_ZERO), tags.number(first, PACKED)
     if meaning not in (WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE) and (meaning, packed) != (YCBCR, JPEG):
         raise InputError(path, f"is {COLOURS.get(meaning, f'of colours of kind {meaning}')}", CONVERT)
     if packed in NOT_UNPACKED:
         raise InputError(path, f"is packed by {NOT_UNPACKED[packed]}", "pack it by LZW or Deflate, or not at all")
-    if bits not in WHOLE and tags.number(first, NUMBERS) != FLOATS:
+    small = bits < 8 and tags.number(first, SAMPLES, 1) > 1
+    if (bits not in WHOLE or small) and tags.number(first, NUMBERS) != FLOATS:
         raise InputError(path, f"has {bits} bits a value", CONVERT_NUMBERS)
     if tags.number(first, NUMBERS) == FLOATS and bits != 32:
         raise InputError(path, f"has pixels of type float{bits}", CONVERT_NUMBERS)
     if tags.number(first, NUMBERS) == FLOATS and tags.number(first, MEANING, 1) == WHITE_IS_ZERO:
         raise InputError(path, "has floats of which 0 is white", "save it with black as 0 (MinIsBlack)")
+    grey_with_alpha = (FLOATS, 2, MULTIPLIED)
+    if tuple(tags.number(first, tag) for tag in (NUMBERS, SAMPLES, tags.EXTRA)) == grey_with_alpha:
+        raise InputError(path, "has grey floats multiplied by their alpha", "save it with an alpha that is apart")
     if len({tuple(tags.number(page, tag, 1) for tag in ALIKE) for page in pages}) > 1:
-        raise InputError(path, "holds pages of different sizes, types or orientations", "split it into single images")
+        raise InputError(path, "holds pages of different sizes, types or orientations", SPLIT)
+    if len({(page.get(COLOURS_OF), page.get(tags.EXTRA)) for page in pages}) > 1:
+        raise InputError(path, "holds pages of different palettes or kinds of alpha", SPLIT)
+
+
+def check_sums(path: Path) -> None:
+    """Raises `InputError` if a strip or tile that is packed by Deflate is not whole.
+
+    libtiff does not look at the checksum of one that has more pixels than it needs, as damage can make it.
+    """
+    with path.open("rb") as file:
+        for page in tags.read(file, {PACKED, *chain(*PIECES)}):
+            if PACKINGS.get(tags.number(page, PACKED)) != "deflate":
+                continue
+            for starts, lengths in PIECES:
+                for start, length in zip(tags.numbers(page, starts), tags.numbers(page, lengths), strict=False):
+                    if length and not _is_whole(file, start, length):
+                        raise InputError(path, "damaged (a checksum is wrong)", "copy it again from its source")
+
+
+def _is_whole(file: BinaryIO, start: int, length: int) -> bool:
+    unpack = zlib.decompressobj()
+    file.seek(start)
+    try:
+        while length and not unpack.eof and (data := file.read(min(length, BLOCK))):
+            length -= len(data)
+            unpack.decompress(data)
+    except zlib.error:
+        return False
+    return unpack.eof
 
 
 def has_alpha(pages: list[tags.Directory]) -> bool:
     """Whether the first channel beyond the colours is alpha: nothing says that it is something else."""
     return all(tags.number(page, tags.EXTRA, ALPHA[0]) in ALPHA for page in pages[:1])
+
+
+def is_restored(pages: list[tags.Directory]) -> bool:
+    """Whether pixels are written in another shape than that in which they are stored: planes, or a palette's numbers.
+
+    What tifffile says of the shape is then no longer so.
+    """
+    first = pages[0] if pages else {}
+    apart = tags.number(first, LAYOUT) == PLANAR or tags.number(first, MEANING) == PALETTE
+    return apart and bool(SHAPED.match(first.get(tags.DESCRIPTION, (0, b""))[1]))
 
 
 def packing(pages: list[tags.Directory]) -> str:

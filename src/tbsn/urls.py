@@ -37,7 +37,7 @@ def plan_urls(
         sources, root, names = _listed(entry, recursive)
         for name in names:
             inside = posixpath.relpath(name, root if name != root else posixpath.dirname(root))
-            earlier = sources is files and results != root and name.startswith(f"{results}/")
+            earlier = sources is files and results.startswith(f"{root}/") and name.startswith(f"{results}/")
             if name == root or (_is_image(inside) and not earlier):
                 target = posixpath.join(results, _renamed(inside, output))
                 pairs.append((_place(sources, entry, name), _place(files, folder, target)))

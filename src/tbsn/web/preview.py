@@ -74,7 +74,9 @@ def show(before: Path, after: Path, folder: Path, x: float = 0.5, y: float = 0.5
 
 
 def _range(image: pyvips.Image) -> tuple[float, float]:
-    """What is shown black, and what white."""
+    """What is shown black, and what white: of the colours, of which alpha is none."""
+    if image.hasalpha():
+        image = image[: image.bands - 1]
     if image.format != "float":
         dtype = np.dtype({"uchar": np.uint8, "ushort": np.uint16}[str(image.format)])
         return 0, 2 ** bits_used(dtype, [np.array(image.max(), dtype)]) - 1

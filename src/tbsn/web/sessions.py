@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tbsn.errors import InputError
-from tbsn.plan import Output
+from tbsn.plan import Output, target_of
 from tbsn.web import preview
 
 
@@ -29,7 +29,7 @@ class Files:
     @property
     def result(self) -> Path:
         """Where the command would write the result of this photo, but that it lies in a folder of its own."""
-        return self.folder / "result" / f"{self.photo.stem}{Output.suffix}{self.photo.suffix}"
+        return self.folder / "result" / target_of(self.photo, self.photo.parent, Output()).name
 
     def take(self, upload: Path) -> None:
         """Move an upload here, in place of all that is here. Raises `InputError`."""
