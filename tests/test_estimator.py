@@ -1,11 +1,15 @@
 """The Python class for people's own images."""
 
 import signal
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 
 import tbsn
 from conftest import EXAMPLES, save
@@ -84,6 +88,52 @@ def test_recipes_of_other_channels_are_refused_before_training() -> None:
         tbsn.SelfSupervisedDenoiser(grey)
 
 
+def test_what_the_last_network_lacks_is_told_before_the_first_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Crops, "__getitem__", lambda *_: pytest.fail("trained"))
+    odd = load_recipe(DistillRecipe, "distill-cpu", [*SHORT, "fit.crop=100"])
+    for recipes, init, complaint in (
+        ((odd, None), None, "fit.crop=100: not a multiple"),
+        ((None, "renoise-cpu"), "nowhere.safetensors", "no such model"),
+    ):
+        with pytest.raises(InputError, match=complaint):
+            tbsn.SelfSupervisedDenoiser(short_teacher(), *recipes, init=init, device="cpu").fit(NOISY)
+
+
+SCRIPT = """
+import sys, tbsn
+from pathlib import Path
+print("begun", flush=True)
+tbsn.SelfSupervisedDenoiser(Path(sys.argv[1]), None, None, device="cpu").fit(sys.argv[2]).save(sys.argv[3])
+"""
+
+
+def test_a_script_without_a_guard_runs_once_where_workers_load(photo: Path, tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(SCRIPT)
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(short_teacher("fit.workers=1").model_dump(mode="json")))
+    command = [sys.executable, tmp_path / "script.py", tmp_path / "recipe.yaml", photo, tmp_path / "mine.safetensors"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0 and done.stdout == "begun\n", done.stderr
+    assert (tmp_path / "mine.safetensors").exists()
+
+
+def test_an_error_in_another_thread_is_that_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[threading.ExceptHookArgs] = []
+    monkeypatch.setattr(threading, "excepthook", told.append)
+    begin = Crops.__getitem__
+
+    def meanwhile(crops: Crops, step: int) -> tuple[torch.Tensor, ...]:
+        other = threading.Thread(target=int, args=("no number",))
+        other.start()
+        other.join()
+        return begin(crops, step)
+
+    monkeypatch.setattr(Crops, "__getitem__", meanwhile)
+    tbsn.SelfSupervisedDenoiser(short_teacher(), None, None, device="cpu").fit(NOISY)
+    assert isinstance(told[0].exc_value, ValueError)
+
+
 def test_what_cannot_be_learned_from_is_named() -> None:
     recipe = load_recipe(TrainRecipe, "cpu", [*TINY, *SHORT])
     denoiser = tbsn.SelfSupervisedDenoiser(recipe, None, None, device="cpu")
@@ -101,6 +151,7 @@ def test_what_cannot_be_learned_from_is_named() -> None:
         ([NOISY, torch.zeros(3, 8, 8)], "image 1: is of type Tensor"),
         ([NOISY, "photo.png"], "are files and arrays"),
         ([NOISY > 0], "image 0: is an array of bool"),
+        (np.ma.masked_equal(NOISY, 0), "images: is a masked array"),
     ):
         with pytest.raises(InputError, match=complaint):
             denoiser.fit(wrong)  # type: ignore[arg-type]

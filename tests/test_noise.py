@@ -18,7 +18,7 @@ import pyvips
 import tbsn as tbsn_package
 from conftest import EXAMPLES, save, tbsn
 from tbsn import advice, images, noise
-from tbsn.diagnose import _conclude, describe, diagnose, pd_strides
+from tbsn.diagnose import _conclude, describe, diagnose, mean_autocorrelation, pd_strides
 from tbsn.errors import InputError
 from tbsn.grid import grid_strength
 from tbsn.spectrum import LAGS, autocovariance, basis
@@ -166,6 +166,28 @@ def test_clipping_is_counted() -> None:
     assert one.black == 0.25 and one.white == pytest.approx(8 / 64 / 3) and one.usable == 40 * 64
 
 
+@pytest.mark.parametrize("share", [0.1, 0.3])
+@pytest.mark.parametrize("value", [0, 1])
+def test_what_is_blown_out_or_masked_does_not_make_an_image_clean(value: int, share: float) -> None:
+    noisy = np.clip(scene(0) + np.random.default_rng(0).normal(0, 0.08, (SIDE, SIDE, 3)), 0, 1)
+    noisy[: round(share * SIDE)] = value
+    found = noise.combine([noise.survey(images.from_float(noisy, np.dtype(np.uint8)))])
+    assert np.allclose(found.level, 0.08, rtol=LEVEL) and found.floor > 0.05
+
+
+def test_empty_channels_do_not_count() -> None:
+    """As in fluorescence of one colour."""
+    noisy = np.clip(
+        scene(0) + blurred(np.random.default_rng(0).normal(0, 1, (SIDE, SIDE, 3)), kernel("gauss")) * 0.1, 0, 1
+    )
+    noisy[..., ::2] = 0
+    whole, seen = (noise.survey(images.from_float(part, np.dtype(np.uint8))) for part in (noisy, noisy[..., 1:2]))
+    result, alone = _conclude([whole], 1, 1, 0), noise.combine([seen])
+    assert result.noise.floor == alone.floor > 0.05
+    assert np.array_equal(mean_autocorrelation(result.noise), alone.autocorrelation[0])
+    assert result.usable > 0.9 * SIDE**2
+
+
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
 def test_any_depth_and_grey_measure_alike(dtype: type) -> None:
     noisy = np.clip(scene(0) + np.random.default_rng(0).normal(0, 0.08, (SIDE, SIDE, 3)), 0, 1)
@@ -180,6 +202,9 @@ def test_advice_follows_the_autocorrelation() -> None:
     assert advice.pd_strides(white) == (1, 1)
     wide = np.maximum(white, 0.25)
     assert advice.pd_strides(wide) is None
+    mosaic = white.copy()
+    mosaic[0, 2] = mosaic[2, 0] = 0.5
+    assert advice.pd_strides(mosaic) == (5, 3), "with stride 1 or 2 the network would see a neighbour with its noise"
     few = advice.advise(white, 0.1, 1000, 1000, 256)
     assert not few.suits and "too few" in few.sentences[0]
     good = advice.advise(white, 0.1, 10**8, 10**8, 256)

@@ -125,6 +125,41 @@ def test_an_image_without_noise_gets_next_to_none() -> None:
     assert np.abs(model.draw(image[:64, :64], np.random.default_rng(0))).max() < 1 / 255
 
 
+def test_every_window_of_a_large_image_begins_with_a_cell() -> None:
+    random = np.random.default_rng(9)
+    noise = interpolated(random, 802)[:801, :801]
+    image = np.full(noise.shape, 0.5, np.float32)
+    seen = of_cells(noise[:800, :800])
+    found = of_cells(NoiseModel.fit(image + noise, image).draw(image[:256, :256], random))
+    places = [(0, 0), (0, 1), (1, 0), (1, 1)]
+    variances = [np.diagonal(found)[:12].reshape(2, 2, 3)[np.ix_(*[(i, 1 - i) for i in place])] for place in places]
+    assert min(np.abs(one - np.diagonal(seen)[:12].reshape(2, 2, 3)).max() for one in variances) < 0.1 * seen.max()
+
+
+def test_images_without_noise_do_not_count_for_the_power_that_is_missed() -> None:
+    image, random = scene(np.random.default_rng(4)), np.random.default_rng(5)
+    noisy = image + known_noise(image, random)
+
+    def blur(noisy: np.ndarray) -> np.ndarray:
+        return gaussian_filter(noisy, (4, 4, 0)) + np.float32(0.002) * (noisy > 0)
+
+    pairs = [(noisy, blur(noisy))]
+    alone = missed_power(blur, pairs, np.random.default_rng(0))
+    sky = noisy.copy()
+    sky[:160] = 1
+    for more in (np.full_like(image, 0.3), np.ones_like(image), sky):
+        found = missed_power(blur, [*pairs, (more, blur(more))], np.random.default_rng(0))
+        assert np.allclose(found, alone, rtol=0.05), more.mean()
+    assert np.array_equal(missed_power(blur, [(image * 0, image * 0)], random), SAME)
+
+
+def test_an_image_smaller_than_the_rings_of_frequency_is_no_trouble() -> None:
+    noisy = np.random.default_rng(0).random((8, 8, 3), dtype=np.float32)
+    assert np.isfinite(
+        missed_power(lambda image: image * 0 + 0.5, [(noisy, noisy * 0 + 0.5)], np.random.default_rng(0))
+    ).all()
+
+
 def test_the_coarse_noise_that_a_denoiser_leaves_is_not_missed() -> None:
     random = np.random.default_rng(4)
     image = scene(random)

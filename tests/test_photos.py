@@ -19,7 +19,9 @@ from tbsn import images
 from tbsn.diagnose import diagnose
 from tbsn.errors import InputError
 from tbsn.images import raised
-from tbsn.noisy import noisy_images
+from tbsn.noisy import bits_of, noisy_images
+from tbsn.scale import Bits
+from tbsn.training import decoded
 from tbsn.training.decoded import cached_folder
 from tbsn.training.photos import Photos, cached
 
@@ -121,6 +123,32 @@ def test_a_folder_may_change_while_it_is_read(
     assert len(photos) == (2 if event == "gone" else 3) and not photos.unusable
     again = cached_folder(folder, tmp_path / "cache", 3)
     assert {Path(again.name(i)) for i in range(len(again))} == set(images.find([folder])) and not again.unusable
+
+
+def test_an_image_that_arrives_with_more_bits_is_not_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "in").mkdir()
+    dark = np.random.default_rng(0).integers(0, 1024, (40, 40, 3), dtype=np.uint16)
+    save(tmp_path / "in" / "a.tif", dark)
+
+    def meanwhile(paths: Iterator[Path], channels: int) -> Bits:
+        found = bits_of(paths, channels)
+        save(tmp_path / "in" / "b.tif", dark * 4)
+        return found
+
+    monkeypatch.setattr(decoded, "bits_of", meanwhile)
+    photos = cached_folder(tmp_path / "in", tmp_path / "cache", 3)
+    assert len(photos) == 1 and "more than the 10 bits" in next(photos.skipped(), "")
+    again = cached_folder(tmp_path / "in", tmp_path / "cache", 3)
+    assert len(again) == 2 and again[0].max() < 16400 and again[1].max() > 65000
+
+
+def test_a_process_that_is_sent_photos_has_those_or_none(folder: Path, tmp_path: Path) -> None:
+    sent = pickle.dumps(cached_folder(folder, tmp_path / "cache", 3))
+    assert len(pickle.loads(sent)) == 3
+    (folder / "letters.jpg").unlink()
+    cached_folder(folder, tmp_path / "cache", 3)
+    with pytest.raises(InputError, match="made anew"):
+        pickle.loads(sent)
 
 
 def test_decoding_goes_on_where_it_was_stopped(tmp_path: Path) -> None:

@@ -87,6 +87,11 @@ def test_the_docs_list_every_setting_and_its_value() -> None:
         assert key == "network.kind" or written in listed[key], key
 
 
+def test_off_is_a_word_whatever_yaml_says() -> None:
+    recipe = load_recipe(TrainRecipe, "cpu", ["network.channel_attention=off"])
+    assert recipe.network.model_dump()["channel_attention"] == "off"
+
+
 def test_an_unknown_recipe_lists_the_known_ones() -> None:
     with pytest.raises(InputError, match="cpu, distill"):
         load_recipe(TrainRecipe, "sid", [])
@@ -129,6 +134,9 @@ def test_what_cannot_be_trained_on_is_named(folder: Path, tmp_path: Path) -> Non
             runs.renoise(
                 folder, ["default"], tmp_path / "r", load_recipe(RenoiseRecipe, "renoise-cpu", settings), Start()
             )
+    ensemble = load_recipe(RenoiseRecipe, "renoise-cpu", ["ensemble=2", "fit.crop=72"])
+    with pytest.raises(InputError, match="not a multiple of 32, as unet takes"):
+        runs.renoise(folder, ["unet"], tmp_path / "e", ensemble, Start())
     with pytest.raises(InputError, match="instead of PD"):
         load_recipe(TrainRecipe, "hole", []).with_pd(5)
     with pytest.raises(InputError, match=r"network\.pd=1"):

@@ -98,6 +98,27 @@ def test_a_signal_before_the_first_step_is_one_line(photo: Path, tmp_path: Path,
     assert len(np.fromfile(tmp_path / "run" / "cache" / "index.bin", ENTRY)) > 0
 
 
+def test_a_second_sigterm_is_still_one(blocks: Path, tmp_path: Path) -> None:
+    process = started(command(blocks, tmp_path / "run", fit_steps="100000"))
+    wait_for(tmp_path / "run", 1, process)
+    os.kill(process.pid, signal.SIGTERM)
+    while process.poll() is None:
+        os.kill(process.pid, signal.SIGTERM)
+        time.sleep(0.02)
+    _, said = process.communicate()
+    assert process.returncode == 128 + signal.SIGTERM and "SIGTERM" in said, said
+
+
+def test_what_others_write_below_a_run_is_left_alone(blocks: Path, tmp_path: Path) -> None:
+    others = [tmp_path / "run" / name for name in ("other/.partial-01234567-x.pt", ".partial-notes.txt")]
+    ours = [tmp_path / "run" / name for name in (".partial-01234567-x.pt", "cache/.partial-01234567-facts.json")]
+    for path in (*others, *ours):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    assert subprocess.run(command(blocks, tmp_path / "run", fit_steps="1"), check=False).returncode == 0
+    assert all(path.exists() for path in others) and not any(path.exists() for path in ours)
+
+
 def test_one_run_is_the_work_of_one_command(blocks: Path, tmp_path: Path) -> None:
     again = command(blocks, tmp_path / "run", "--accept-changes", fit_steps="100000")
     process = started(again)

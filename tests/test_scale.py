@@ -13,6 +13,7 @@ from tbsn import images
 from tbsn.batch import denoise_file
 from tbsn.denoiser import Denoiser, load
 from tbsn.diagnose import diagnose
+from tbsn.errors import InputError
 from tbsn.scale import Scale, bits_used, common_bits, full_depth, scale_of
 from tbsn.training.decoded import cached_arrays, cached_folder, with_channels
 
@@ -84,6 +85,20 @@ def test_dark_floats_stay_dark(tmp_path: Path) -> None:
 def test_wide_integers_train_as_they_are_denoised(dtype: type) -> None:
     photo = images.read(EXAMPLES / "01_14.png").pixels[:64, :64]
     assert np.allclose(with_channels("wide", photo.astype(dtype), 3, {}) / 65535, photo / 255, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("largest", [255, 4095, 2**32 - 1, 2**40])
+@pytest.mark.parametrize("dtype", [np.int64, np.uint64])
+def test_white_stays_white_in_integers_of_64_bits(dtype: type, largest: int) -> None:
+    image = (np.arange(17) / 16 * largest).astype(dtype).reshape(1, 17, 1)
+    bits = bits_used(image.dtype, [image])
+    assert np.allclose(with_channels("wide", image, 1, {}) / 65535, image / (2.0**bits - 1), atol=1e-4)
+
+
+def test_integers_below_0_are_not_learned_from() -> None:
+    with pytest.raises(InputError, match="below 0; add the same to all"):
+        with_channels("signed", np.full((8, 8, 1), -5, np.int16), 1, {})
 
 
 @pytest.mark.filterwarnings("error")

@@ -222,8 +222,14 @@ def test_a_run_is_neither_overwritten_nor_mixed(blocks: Path, tmp_path: Path) ->
         open_run(tmp_path / "run", recipe, Start(resume=True), {}).close()
     open_run(tmp_path / "run", recipe, Start(), {}).close()
     open_run(tmp_path / "run", recipe, Start(resume=True), {}).close()
-    checkpoint.save(tmp_path / "run", {"step": 1})
     other = load_recipe(TrainRecipe, "cpu", [*TINY, *SHORT, "fit.steps=3"])
+    with pytest.raises(InputError, match=r"fit.steps 2 -> 3; .*--accept-changes"):
+        open_run(tmp_path / "run", other, Start(resume=True), {}).close()
+    (tmp_path / "run" / "targets").mkdir()  # they would be made anew
+    with pytest.raises(InputError, match=r"fit.steps 2 -> 3; .*--accept-changes"):
+        open_run(tmp_path / "run", other, Start(), {}).close()
+    (tmp_path / "run" / "targets").rmdir()
+    checkpoint.save(tmp_path / "run", {"step": 1})
     with pytest.raises(InputError, match=r"fit.steps 2 -> 3; .*--accept-changes"):
         open_run(tmp_path / "run", other, Start(), {}).close()
     open_run(tmp_path / "run", other, Start(accept_changes=True), {}).close()

@@ -48,14 +48,14 @@ def pd_strides(autocorrelation: np.ndarray) -> tuple[int, int] | None:
 
     1 if no lag is strong, as in white noise. Else STRIDE in training, and in inference the least stride whose
     neighbours are not strongly correlated, so that less detail is lost (asymmetric PD, AP-BSN, Lee et al., CVPR 2022,
-    section 3.3). None if that is not less than STRIDE, or PD with STRIDE would leave more than WIDE.
+    section 3.3), and not those beyond them either. None if that is not less than STRIDE, or PD with STRIDE would leave
+    more than WIDE.
     """
     along = np.maximum(np.abs(autocorrelation[0]), np.abs(autocorrelation[:, 0]))
     if along[1:].max() < STRONG:
         return 1, 1
-    if along[STRIDE:].max() >= WIDE or along[STRIDE - 1] >= STRONG:
-        return None
-    return STRIDE, int(np.argmax(along[:STRIDE] < STRONG))
+    white = [stride for stride in range(2, STRIDE) if along[stride::stride].max() < STRONG]
+    return (STRIDE, white[0]) if white and along[STRIDE:].max() < WIDE else None
 
 
 def advise(

@@ -146,6 +146,7 @@ def train(
     from tbsn.training import runs
     from tbsn.training.recipe import TrainRecipe, load_recipe
 
+    _tell_left_out([folder])
     start = runs.Start(device, resume, accept_changes, init, options.seconds(max_time))
     settings = load_recipe(TrainRecipe, recipe, set_)
     if pd:
@@ -171,6 +172,7 @@ def distill(
     from tbsn.training import runs
     from tbsn.training.recipe import DistillRecipe, load_recipe
 
+    _tell_left_out([folder])
     start = runs.Start(device, resume, accept_changes, init, options.seconds(max_time))
     runs.distill(folder, teacher, output, load_recipe(DistillRecipe, recipe, set_), start)
     print(f"distilled: {output / 'model.safetensors'}")
@@ -195,6 +197,7 @@ def renoise(
     from tbsn.training import runs
     from tbsn.training.recipe import RenoiseRecipe, load_recipe
 
+    _tell_left_out([folder])
     start = runs.Start(device, resume, accept_changes, init, options.seconds(max_time))
     runs.renoise(folder, model, output, load_recipe(RenoiseRecipe, recipe, set_), start)
     print(f"renoised: {output / 'model.safetensors'}")
@@ -260,6 +263,7 @@ def diagnose(
     from tbsn.files import atomic
 
     options.new_files(json=as_json, picture=picture)
+    _tell_left_out(inputs)
     result = diagnosis.diagnose(inputs, lambda error: warn(f"error: {error}"))
     print("\n".join(diagnosis.describe(result)))
     if as_json:
@@ -342,6 +346,12 @@ def _work(ray: str) -> "Work":
     from tbsn.cluster import denoise_everywhere
 
     return partial(denoise_everywhere, ray)
+
+
+def _tell_left_out(inputs: list[Path]) -> None:
+    from tbsn.session import tell_left_out
+
+    tell_left_out(inputs, recursive=True)
 
 
 def _refuse_existing(output: Path, overwrite: bool) -> None:

@@ -35,23 +35,23 @@ class SelfSupervisedDenoiser:
 
     def __init__(
         self,
-        recipe: str | TrainRecipe = "cpu",
-        distill: str | DistillRecipe | None = "distill-cpu",
-        renoise: str | RenoiseRecipe | None = "renoise-cpu",
+        recipe: str | Path | TrainRecipe = "cpu",
+        distill: str | Path | DistillRecipe | None = "distill-cpu",
+        renoise: str | Path | RenoiseRecipe | None = "renoise-cpu",
         *,
         run: str | Path | None = None,
         device: str = "auto",
         init: str | Path | None = None,
         max_time: str = "",
     ) -> None:
-        self.recipe = load_recipe(TrainRecipe, recipe, []) if isinstance(recipe, str) else recipe
-        self.distill = load_recipe(DistillRecipe, distill, []) if isinstance(distill, str) else distill
-        self.renoise = load_recipe(RenoiseRecipe, renoise, []) if isinstance(renoise, str) else renoise
+        self.recipe = load_recipe(TrainRecipe, str(recipe), []) if isinstance(recipe, str | Path) else recipe
+        self.distill = load_recipe(DistillRecipe, str(distill), []) if isinstance(distill, str | Path) else distill
+        self.renoise = load_recipe(RenoiseRecipe, str(renoise), []) if isinstance(renoise, str | Path) else renoise
         channels = {stage.network.channels for stage in (self.recipe, self.distill, self.renoise) if stage}
         if len(channels) > 1:
             raise InputError("recipes", f"are for {channels} channels", "give all the same network.channels")
         self.run, self.init = run, Path(init) if init else None
-        self.start = runs.Start(device, max_seconds=options.seconds(max_time))
+        self.start = runs.Start(device, max_seconds=options.seconds(str(max_time)))
         self._network: Network | None = None
 
     def fit(self, images: str | Path | np.ndarray | Sequence[str | Path] | Sequence[np.ndarray]) -> Self:
@@ -62,19 +62,20 @@ class SelfSupervisedDenoiser:
         """
         source = _source(images)
         stages = [_for_channels(stage, source) for stage in (self.recipe, self.distill, self.renoise) if stage]
+        starts = [replace(self.start, init=self.init if stage is stages[-1] else None) for stage in stages]
+        for stage, start in zip(stages, starts, strict=True):
+            runs.check(stage, start)  # before hours are spent on the first of them
         with tempfile.TemporaryDirectory(prefix="tbsn-") as temporary:
             run = Path(self.run or temporary)
             try:
-                for stage in stages:
-                    self._network = self._train(source, stage, run, stage is stages[-1])
+                *_, self._network = [self._train(source, *how, run) for how in zip(stages, starts, strict=True)]
             except Stopped as stopped:
                 if self.run:
                     raise
                 raise (KeyboardInterrupt if stopped.code == 128 + SIGINT else SystemExit(stopped.code)) from None
         return self
 
-    def _train(self, source: runs.Source, stage: runs.Recipe, run: Path, last: bool) -> Network:
-        start = replace(self.start, init=self.init if last else None)
+    def _train(self, source: runs.Source, stage: runs.Recipe, start: runs.Start, run: Path) -> Network:
         if isinstance(stage, TrainRecipe):
             return runs.train(source, run / "teacher", stage, start)
         if isinstance(stage, DistillRecipe):
@@ -116,11 +117,18 @@ def _source(images: str | Path | np.ndarray | Sequence[str | Path] | Sequence[np
                 raise _no_images(f"image {number}", one)
             if isinstance(one, Path) != isinstance(listed[0], Path):
                 raise InputError("images", "are files and arrays", "give all as files, or all as arrays")
-        return listed  # type: ignore[return-value]
+        return [_plain(f"image {number}", one) for number, one in enumerate(listed)]  # type: ignore[return-value]
     if images.ndim == 3 and images.shape[2] > MAX_CHANNELS:
         remedy = "give list(stack), or one image (h, w) or (h, w, c)"
         raise InputError("images", f"has shape {images.shape}, that of a stack", remedy)
-    return [images]
+    return [_plain("images", images)]  # type: ignore[return-value]
+
+
+def _plain(name: str, image: Path | np.ndarray) -> Path | np.ndarray:
+    """A path, or an array that is no matrix. Raises `InputError` for a masked one, whose masked values would count."""
+    if isinstance(image, np.ma.MaskedArray):
+        raise InputError(name, "is a masked array", "fill it: image.filled(value)")
+    return np.asarray(image) if isinstance(image, np.ndarray) else image
 
 
 def _no_images(name: str, given: object) -> InputError:

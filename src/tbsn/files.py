@@ -56,8 +56,8 @@ def make_folder(folder: Path) -> None:
 
 
 def remove_partial(folder: Path) -> None:
-    """Remove what processes that were killed while writing have left in a folder, and below it."""
-    for path in folder.rglob(f"{PARTIAL}*"):
+    """Remove what processes that were killed while writing have left in a folder."""
+    for path in folder.glob(f"{PARTIAL}{'[0-9a-f]' * 8}-*"):
         path.unlink(missing_ok=True)
 
 

@@ -279,11 +279,13 @@ def check_values(name: object, pixels: np.ndarray, keep: bool = False, remedy: s
         raise InputError(name, f"has values beyond {LARGEST:g}", "scale or replace them")
 
 
-def unit_range(name: object, values: np.ndarray) -> None:
-    """Raises `InputError` for floats that are not in [0, 1]: a depth of 16 bits would cut them off."""
-    low, high = values.min(), values.max()
-    if not (low >= 0 and high <= 1):
+def check_range(name: object, pixels: np.ndarray) -> None:
+    """Raises `InputError` for floats that are not in [0, 1], and integers below 0: 16 bits would cut them off."""
+    low, high = pixels.min(), pixels.max()
+    if pixels.dtype.kind == "f" and not (low >= 0 and high <= 1):
         raise InputError(name, f"has values from {low:g} to {high:g}", "scale floats to 0 to 1, all images alike")
+    if low < 0:
+        raise InputError(name, "has values below 0", "add the same to all images, so that none is")
 
 
 def to_float(pixels: np.ndarray) -> np.ndarray:

@@ -19,7 +19,8 @@ from tbsn.grid import grid_strength
 from tbsn.images import to_float
 from tbsn.spectrum import RINGS, autocovariance, by_ring, order, patches, transform
 
-CLIPPED_PATCH = 0.05
+CLIPPED_PATCH, DEAD_PATCH = 0.05, 0.5  # shares of clipped values: of noise that is not whole, and of hardly any
+FAINT = 0.05 / 255
 GROUPS = 4
 LEVELS = 10
 
@@ -55,13 +56,15 @@ class Survey:
     """What one image tells: n patches, c channels, values of [0, 1].
 
     ``brightness`` (n, c): mean of each patch. ``energy`` (n, c, RINGS): its DCT energy in rings from coarse to fine.
-    ``spectrum`` (c, patch, patch): mean DCT power of the purest patches. ``black`` and ``white``: share of values at
-    the ends of the range. ``grid``: strength of a JPEG grid, 0 if there is none. ``size``: height and width.
-    ``usable``: pixels with no channel clipped.
+    ``clipped`` (n, c): share of its values at the ends of the range. ``spectrum`` (c, patch, patch): mean DCT power of
+    the purest patches. ``black`` and ``white``: share of values at the ends of the range. ``grid``: strength of a JPEG
+    grid, 0 if there is none. ``size``: height and width. ``usable``: pixels with no channel clipped, but those that are
+    empty.
     """
 
     brightness: np.ndarray
     energy: np.ndarray
+    clipped: np.ndarray
     spectrum: np.ndarray
     black: float
     white: float
@@ -76,7 +79,8 @@ class Noise:
 
     ``level`` (c): root mean square over the pixels of all images. ``per_image`` (images, c). ``floor``: of
     the quietest patches (see `Method`), median over images and channels: content has quiet places, noise is everywhere.
-    ``curve`` (LEVELS, c): level by brightness, in equal intervals of [0, 1], NaN where nothing was seen.
+    Channels without any noise, as fluorescence of one colour has, do not count. ``curve`` (LEVELS, c): level by
+    brightness, in equal intervals of [0, 1], NaN where nothing was seen.
     ``autocorrelation`` (c, LAGS + 1, LAGS + 1): by vertical and horizontal distance in pixels, the mean of the two
     diagonal directions.
     """
@@ -95,15 +99,17 @@ def survey(pixels: np.ndarray, method: Method = METHOD) -> Survey:
     values = to_float(patches(pixels, method.patch))
     at_end = ((values <= 0) | (values >= 1)).mean(axis=(2, 3))
     power = transform(values)
+    full = pixels.min(axis=(0, 1)) < pixels.max(axis=(0, 1))
     return Survey(
         brightness=values.mean(axis=(2, 3)),
         energy=by_ring(power, method.content).sum(axis=-1),
+        clipped=at_end,
         spectrum=pure_spectrum(power, at_end, method),
         black=float(black.mean()),
         white=float(white.mean()),
         grid=grid_strength(pixels),
         size=pixels.shape[:2],
-        usable=int((~(black | white).any(axis=2)).sum()),
+        usable=int((~(black | white)[..., full].any(axis=2)).sum()) if full.any() else 0,
     )
 
 
@@ -113,13 +119,19 @@ def combine(surveys: Sequence[Survey], method: Method = METHOD) -> Noise:
     parts = [_channel(surveys, c, method) for c in range(channels)]
     variance = np.stack([part[0] for part in parts], axis=1)
     floor = np.stack([part[1] for part in parts], axis=1)
+    level = np.sqrt(variance.mean(axis=0))
     return Noise(
-        level=np.sqrt(variance.mean(axis=0)),
+        level=level,
         per_image=np.sqrt(variance),
-        floor=float(np.sqrt(np.median(floor))),
+        floor=float(np.sqrt(np.median(floor[:, with_noise(level)]))),
         curve=np.stack([part[2] for part in parts], axis=1),
         autocorrelation=np.stack([part[3] for part in parts]),
     )
+
+
+def with_noise(level: np.ndarray) -> np.ndarray:
+    """Which channels have noise, by their level (c): all, if none has."""
+    return (level >= FAINT) | (level.max() < FAINT)
 
 
 def pure_spectrum(power: np.ndarray, clipped: np.ndarray, method: Method = METHOD) -> np.ndarray:
@@ -187,8 +199,10 @@ def _groups(one: Survey, channel: int, split: int, scale: float, method: Method)
     """
     coarse = one.energy[:, channel, :split].sum(axis=1)
     variance = scale * one.energy[:, channel, split:].sum(axis=1)
+    alive = np.flatnonzero(one.clipped[:, channel] < DEAD_PATCH)
+    alive = alive if len(alive) else np.arange(len(coarse))
     rows = []
-    for group in np.array_split(np.argsort(one.brightness[:, channel]), min(GROUPS, len(coarse))):
+    for group in np.array_split(alive[np.argsort(one.brightness[alive, channel])], min(GROUPS, len(alive))):
         pure = group[np.argsort(coarse[group])[: int(np.ceil(method.quiet * len(group)))]]
         values = _middle(variance[pure], method.reading), np.quantile(variance[group], method.floor_share)
         rows.append((one.brightness[group, channel].mean(), *values, len(group)))

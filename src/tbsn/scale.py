@@ -80,12 +80,16 @@ def common_bits(images: Iterable[tuple[np.dtype, Iterable[np.ndarray]]]) -> Bits
 def full_depth(pixels: np.ndarray, bits: Bits = MappingProxyType({})) -> np.ndarray:
     """Integers (h, w, c), multiplied so that they use all the bits of their dtype; others as they are.
 
-    ``bits`` is what `common_bits` found; by default, those that this image uses.
+    Those of 64 bits, all of which float64 does not hold, become some of 32. ``bits`` is what `common_bits` found; by
+    default, those that this image uses.
     """
     if pixels.dtype.kind == "f":
         return pixels
-    top, most = np.iinfo(pixels.dtype).max, 2 ** (bits.get(pixels.dtype) or bits_used(pixels.dtype, [pixels])) - 1
-    return pixels if most == top else np.rint(np.minimum(pixels, most) * (top / most)).astype(pixels.dtype)
+    dtype = pixels.dtype if pixels.dtype.itemsize <= 4 else np.dtype(f"{pixels.dtype.kind}4")
+    limits, most = np.iinfo(dtype), 2 ** (bits.get(pixels.dtype) or bits_used(pixels.dtype, [pixels])) - 1
+    if most == limits.max and dtype == pixels.dtype:
+        return pixels
+    return np.clip(np.rint(np.minimum(pixels, most) * (limits.max / most)), limits.min, limits.max).astype(dtype)
 
 
 def scale_of(dtype: np.dtype, count: int, parts: Iterable[np.ndarray]) -> Scale:

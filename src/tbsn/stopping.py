@@ -21,7 +21,7 @@ def remembered_signal() -> Iterator[Callable[[], int]]:
     def remember(number: int, frame: FrameType | None) -> None:
         nonlocal received
         if received:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt(number)
         received = number
 
     with _handled_by(remember):
@@ -31,17 +31,15 @@ def remembered_signal() -> Iterator[Callable[[], int]]:
 @contextmanager
 def stopped_by_signal(run: Path) -> Iterator[None]:
     """One of SIGNALS ends this block at once, as `Stopped`."""
-    received = signal.SIGINT
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        nonlocal received
-        received = signal.Signals(number)
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt(number)
 
     try:
         with _handled_by(interrupt):
             yield
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
+        received = signal.Signals((*error.args, signal.SIGINT)[0])
         raise Stopped(run, f"by {received.name}", "the same command goes on", received) from None
 
 

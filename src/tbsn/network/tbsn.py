@@ -5,11 +5,11 @@ never mix: they are split once, pass an ordinary U-shaped transformer side by si
 identity, not an approximation.
 """
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from jaxtyping import Float
-from pydantic import BaseModel, ConfigDict, PositiveInt, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, PositiveInt, model_validator
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
@@ -20,6 +20,10 @@ from tbsn.network.phases import inverse_pd, pd
 from tbsn.settings import STRIDE
 
 PIXELS_AT_ONCE, PIXELS_AT_ONCE_CPU = 2**20, 2**14  # in inference, per layer
+
+
+def _off(value: object) -> object:
+    return "off" if value is False else value  # as YAML reads off
 
 
 class TBSNConfig(BaseModel):
@@ -41,7 +45,7 @@ class TBSNConfig(BaseModel):
     head_dim: PositiveInt = 16
     window: PositiveInt = 8
     group_channels: PositiveInt = 48
-    channel_attention: Literal["grouped", "ungrouped", "off"] = "grouped"
+    channel_attention: Annotated[Literal["grouped", "ungrouped", "off"], BeforeValidator(_off)] = "grouped"
     spatial_attention: bool = True
     pd: PositiveInt = STRIDE
 

@@ -8,6 +8,7 @@ import torch
 
 from tbsn.errors import InputError
 from tbsn.files import atomic
+from tbsn.lines import warn
 
 NEWEST, PREVIOUS = "checkpoint.pt", "checkpoint-previous.pt"
 
@@ -38,6 +39,7 @@ def load(run: Path) -> dict[str, Any] | None:
             continue
         except Exception as error:  # torch raises many types for a damaged file
             problems.append(InputError(path, f"cannot be read ({error})", "start a new run"))
+            warn(f"warning: {path}: cannot be read, and is left out")
     if problems:
         raise problems[0]
     return None

@@ -15,7 +15,8 @@ from tbsn.progress import progress
 from tbsn.scale import Bits, common_bits, full_depth
 from tbsn.training.photos import Photos, cached
 
-CACHE_VERSION = 4
+CACHE_VERSION = 5
+LATE = "start again, and all images are decoded anew"
 
 
 def cached_folder(folder: Path | Sequence[Path], cache: Path, channels: int, other: Path | None = None) -> Photos:
@@ -49,7 +50,7 @@ def cached_folder(folder: Path | Sequence[Path], cache: Path, channels: int, oth
     def new_digest() -> "hashlib._Hash":
         return hashlib.sha256(f"{CACHE_VERSION} {channels}\n".encode())
 
-    before, after = new_digest(), new_digest()
+    before, after, late = new_digest(), new_digest(), []
     total = sum(1 for _ in stamped(before.update))
     if not total:
         raise InputError(roots[0], "no images here", f"name a folder with {' '.join(images.SUFFIXES)} files, or a file")
@@ -67,9 +68,11 @@ def cached_folder(folder: Path | Sequence[Path], cache: Path, channels: int, oth
         try:
             return str(path), with_channels(path, images.read(path, channels).pixels, channels, bits)
         except (InputError, OSError) as error:
+            late.extend([path] * (LATE in str(error)))
             return str(error), None
 
-    return cached(decode, cache, before.hexdigest(), other, after.hexdigest)
+    # Of another stamp the next start decodes all again.
+    return cached(decode, cache, before.hexdigest(), other, lambda: "" if late else after.hexdigest())
 
 
 def cached_arrays(arrays: Sequence[np.ndarray], cache: Path, channels: int, other: Path | None = None) -> Photos:
@@ -96,13 +99,15 @@ def with_channels(name: object, pixels: np.ndarray, channels: int, bits: Bits) -
         raise InputError(name, f"has shape {pixels.shape}", "give (h, w) or (h, w, c)")
     if pixels.dtype.kind not in "iuf":
         raise InputError(name, f"is an array of {pixels.dtype}", "give integers or floats")
+    most = bits.get(pixels.dtype)
+    if most and int(pixels.max()) >> most:
+        raise InputError(name, f"has more than the {most} bits of all images before", LATE)
     pixels = full_depth(pixels, bits)
     if pixels.dtype not in (np.uint8, np.uint16):
-        values = images.to_float(pixels)
-        if not np.isfinite(values).all():
+        if not np.isfinite(pixels).all():
             raise InputError(name, "has NaN or infinite values", "replace them by finite ones")
-        images.unit_range(name, values)
-        pixels = images.from_float(values, np.dtype(np.uint16))
+        images.check_range(name, pixels)
+        pixels = images.from_float(images.to_float(pixels), np.dtype(np.uint16))
     if pixels.shape[2] == channels:
         return pixels
     if pixels.shape[2] == 1:

@@ -1,6 +1,7 @@
 """The one training loop."""
 
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -94,13 +95,33 @@ def fit(
 
 @contextmanager
 def _errors_of_threads(errors: list[BaseException]) -> Iterator[None]:
-    """What ends another thread joins ``errors``: without its writer the log of TensorBoard would wait for ever."""
+    """What ends the writer of TensorBoard's log joins ``errors``: without it the log would wait for ever."""
     before = threading.excepthook
-    threading.excepthook = lambda ended: errors.append(ended.exc_value or SystemExit())
+
+    def ended(what: threading.ExceptHookArgs) -> None:
+        if type(what.thread).__module__.startswith("tensorboard"):
+            errors.append(what.exc_value or SystemExit())
+        else:
+            before(what)
+
+    threading.excepthook = ended
     try:
         yield
     finally:
         threading.excepthook = before
+
+
+@contextmanager
+def _main_left_out() -> Iterator[None]:
+    """Processes that start in this block do not import the program that trains, which could be one that would train."""
+    main = sys.modules["__main__"]
+    before = {name: vars(main)[name] for name in ("__file__", "__spec__") if name in vars(main)}
+    vars(main).pop("__file__", None)
+    main.__spec__ = None
+    try:
+        yield
+    finally:
+        vars(main).update(before)
 
 
 def learning_rate(settings: FitSettings, step: int, fraction: float) -> float:
@@ -166,7 +187,9 @@ def loader(
         how |= {"multiprocessing_context": "spawn", "persistent_workers": True, "worker_init_fn": ignore_signals}
     steps = range(start, settings.steps)
     try:
-        yield from DataLoader(batches, batch_size=None, sampler=steps, **how)
+        with _main_left_out():
+            loaded = iter(DataLoader(batches, batch_size=None, sampler=steps, **how))
+        yield from loaded
     except BaseException as error:
         # Its traceback would keep the workers, and as they ignore SIGTERM this process would wait for them at its end.
         raise error.with_traceback(None)  # noqa: B904

@@ -23,7 +23,7 @@ from tbsn.training.recipe import TargetSettings
 Denoiser = Callable[[np.ndarray], np.ndarray]
 MEASURED = 16
 POWER = "power.json"
-VERSION = 2  # of the noise model: of another, nothing that was kept counts
+VERSION = 3  # of the noise model: of another, nothing that was kept counts
 
 
 def targets(

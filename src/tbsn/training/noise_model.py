@@ -36,6 +36,7 @@ WINDOW, WINDOWS = 256, 2
 RINGS = 12
 SAME = np.ones(RINGS)
 BLACK, NEAR_BLACK = 1e-6, 0.1
+LEAST_NOISE = 0.5 / 255  # under it there is nothing to measure: a blank photo, a white sky
 ROUNDS = 3
 RING_CENTRES = (np.arange(RINGS) + 0.5) * np.sqrt(0.5) / RINGS
 
@@ -175,7 +176,7 @@ def missed_power(
     ``pairs`` are noisy images and what the denoiser makes of them, float (h, w, c) in [0, 1]. A denoiser leaves some
     noise in its estimates, the coarse the most, and the model does not see that. But it leaves as much of drawn noise:
     so the power is changed until what the denoiser takes out of estimates with drawn noise is what it takes out of the
-    noisy images, where those are flat.
+    noisy images, where those are flat. Images that have hardly any noise there do not count.
     """
     power = SAME
     for _ in range(ROUNDS):
@@ -183,15 +184,17 @@ def missed_power(
         for noisy, estimate in pairs:
             side = min(WINDOW, *noisy.shape[:2])
             noisy, estimate = noisy[:side, :side], estimate[:side, :side]
+            activity = _flatness(estimate)
+            flat = (activity <= np.quantile(activity, FLAT))[..., None]
+            scale = float((noisy - estimate)[flat[..., 0]].std())  # weak noise counts like strong
+            if scale < LEAST_NOISE:
+                continue
             model = NoiseModel.fit(noisy, estimate, power, curve)
             clean = model.unbiased(estimate)
             renoised = np.clip(clean + model.draw(clean, random), 0, 1)
-            activity = _flatness(estimate)
-            flat = (activity <= np.quantile(activity, FLAT))[..., None]
-            scale = max(float((noisy - estimate)[flat[..., 0]].std()), 1e-4)  # weak noise counts like strong
             real += _by_ring((noisy - estimate) * flat / scale)
             drawn += _by_ring((renoised - denoiser(renoised)) * flat / scale)
-        power = power * real / np.maximum(drawn, 1e-12)
+        power = power * np.divide(real, drawn, out=np.ones(RINGS), where=drawn > 0)
     return power
 
 
@@ -213,7 +216,7 @@ def _by_ring(image: np.ndarray) -> np.ndarray:
     height, width = image.shape[:2]
     ring = np.minimum((_frequency(height, width) * RINGS / np.sqrt(0.5)).astype(int), RINGS - 1)
     power = (np.abs(rfft2(image, axes=(0, 1))) ** 2).sum(axis=2)
-    return np.bincount(ring.ravel(), power.ravel(), RINGS) / np.bincount(ring.ravel(), minlength=RINGS)
+    return np.bincount(ring.ravel(), power.ravel(), RINGS) / np.maximum(np.bincount(ring.ravel(), minlength=RINGS), 1)
 
 
 def _frequency(height: int, width: int) -> np.ndarray:
@@ -222,10 +225,14 @@ def _frequency(height: int, width: int) -> np.ndarray:
 
 
 def _windows(height: int, width: int) -> list[tuple[slice, slice]]:
+    """What is looked at of an image; all windows begin with a cell."""
     if height * width <= (WINDOW * WINDOWS) ** 2:
         return [(slice(0, height), slice(0, width))]
     rows, columns = (
-        [slice(int(start), int(start) + WINDOW) for start in np.linspace(0, size - min(size, WINDOW), WINDOWS)]
+        [
+            slice(start, start + WINDOW)
+            for start in np.linspace(0, size - min(size, WINDOW), WINDOWS).astype(int) // 2 * 2
+        ]
         for size in (height, width)
     )
     return [(row, column) for row in rows for column in columns]

@@ -39,9 +39,17 @@ class Photos(Sequence[np.ndarray]):
         self.sizes = np.stack([used["height"], used["width"]], axis=1)
         self._pixels, self._texts = (_mapped(directory / name) for name in (PIXELS, TEXTS))
 
-    def __reduce__(self) -> tuple[type, tuple[Path]]:
-        """Sent to another process as the folder alone."""
-        return Photos, (self.directory,)
+    def __reduce__(self) -> tuple[Callable[[Path, str], Self], tuple[Path, str]]:
+        """Sent to another process as the folder and its stamp alone."""
+        return type(self).opened, (self.directory, self.stamp)
+
+    @classmethod
+    def opened(cls, directory: Path, stamp: str) -> Self:
+        """Those of this stamp. Raises `InputError` if others have taken their place."""
+        photos = cls(directory)
+        if photos.stamp != stamp:
+            raise InputError(directory, "has been made anew by another command", "the same command goes on")
+        return photos
 
     def __len__(self) -> int:
         return len(self._numbers)

@@ -41,7 +41,7 @@ def train(source: Source, run: Path, recipe: TrainRecipe, start: Start) -> Netwo
 
     A run that is there already, with the same recipe, goes on from its last checkpoint.
     """
-    _check(recipe, start, recipe.pd)
+    check(recipe, start)
     if recipe.network.kind == "TBSN":
         recipe = recipe.with_pd(recipe.pd)  # the network's own stride may be larger
     with at_work(run, recipe, start, lambda: _inputs(source, start)) as (fabric, places):
@@ -55,7 +55,7 @@ def distill(source: Source, teachers: Sequence[Path], run: Path, recipe: Distill
 
     The teachers' targets are computed once and kept in the run.
     """
-    _check(recipe, start)
+    check(recipe, start)
     networks = [_blind_network(path, recipe.network.channels) for path in teachers]
     channels, crop = recipe.network.channels, recipe.fit.crop
     with at_work(run, recipe, start, lambda: _inputs(source, start, teachers)) as (fabric, places):
@@ -71,7 +71,7 @@ def renoise(source: Source, models: Sequence[str | Path], run: Path, recipe: Ren
     ``models`` are any that `tbsn.load` takes; the mean of what they make of the images is computed once and kept in the
     run.
     """
-    _check(recipe, start)
+    check(recipe, start)
     known = [load(model, strength=1, device="cpu") for model in models]
     channels, crop = recipe.network.channels, recipe.fit.crop
     # A teacher that attends to all of an image takes too long for that.
@@ -80,6 +80,9 @@ def renoise(source: Source, models: Sequence[str | Path], run: Path, recipe: Ren
     how = recipe.pairs
     loss = losses.ensembled(list(map(_student, models)), recipe.ensemble) if recipe.ensemble else losses.renoised
     for model, one in zip(models, known, strict=True):
+        if recipe.ensemble and recipe.fit.crop % (multiple := _student(model).multiple):
+            remedy = f"--set fit.crop={max(1, recipe.fit.crop // multiple) * multiple}"
+            raise InputError(f"fit.crop={recipe.fit.crop}", f"not a multiple of {multiple}, as {model} takes", remedy)
         if channels > 1 or recipe.ensemble:  # grey images pass through a colour model, but not through its network
             _check_channels(model, one.channels, channels)
     with at_work(run, recipe, start, lambda: _inputs(source, start, models)) as (fabric, places):
@@ -228,7 +231,9 @@ def open_photos(source: Source, run: Path, channels: int, crop: int, other: Path
     return photos
 
 
-def _check(recipe: Recipe, start: Start, pd: int = 1) -> None:
+def check(recipe: Recipe, start: Start) -> None:
+    """Raises `InputError` for a crop that the network cannot take, and what it is to start from, if that is another."""
+    pd = recipe.pd if isinstance(recipe, TrainRecipe) else 1
     crop, step = recipe.fit.crop, recipe.network.multiple * pd
     if crop % step or not crop:
         remedy = f"--set fit.crop={max(1, crop // step) * step}"

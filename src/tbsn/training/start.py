@@ -11,6 +11,7 @@ from lightning_fabric import Fabric
 
 from tbsn.errors import InputError, NoRoomError, is_out_of_memory, unwritable
 from tbsn.files import atomic, remove_partial
+from tbsn.noisy import SAMPLES
 from tbsn.stopping import stopped_by_signal
 from tbsn.training import checkpoint
 from tbsn.training.processes import ended_with_others, open_fabric
@@ -26,6 +27,7 @@ Recipe = TrainRecipe | DistillRecipe | RenoiseRecipe
 Inputs = Callable[[], dict[str, str]]
 
 RECIPE, INPUTS, LOCK = "recipe.yaml", "inputs.yaml", "lock"
+KEPT = ("cache", "targets", "estimates", "estimates/noise")  # in a run, what was computed before the first step
 OTHER_NETWORK = "use the same network.*, or begin another run with -o"
 DIFFERENT = "use the same settings, another folder with -o, or add --accept-changes"
 
@@ -93,13 +95,15 @@ def open_run(run: Path, recipe: Recipe, start: Start, inputs: dict[str, str]) ->
             built = [change for change in found if change.startswith("network.")]
             if built and checkpoint.exists(run):
                 raise InputError(file, f"its checkpoint is of another network: {', '.join(built)}", OTHER_NETWORK)
-            if found and checkpoint.exists(run) and not start.accept_changes:
+            begun = checkpoint.exists(run) or start.resume or any((run / name).exists() for name in KEPT[1:])
+            if found and begun and not start.accept_changes:
                 raise InputError(file, f"differs from the settings asked for: {', '.join(found)}", DIFFERENT)
         elif start.resume:
             raise InputError(run, "holds no run to go on with", "leave out --resume to begin one")
         run.mkdir(parents=True, exist_ok=True)
         lock = _locked(run)
-        remove_partial(run)
+        for folder in (run, *(run / name for name in (*KEPT, SAMPLES))):
+            remove_partial(folder)
         for path, written in ((file, wanted), (used, inputs)):
             with atomic(path) as partial:
                 partial.write_text(yaml.safe_dump(written, sort_keys=False))
