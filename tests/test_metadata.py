@@ -211,6 +211,7 @@ def test_a_tiff_keeps_its_tags_page_and_all(tmp_path: Path, order: str, big: boo
     path = tmp_path / "in.tif"
     extra = [
         (271, "s", 0, "Maker", True),
+        (318, "2I", 2, (3127, 10000, 3290, 10000), True),
         (33432, "s", 0, "someone", True),
         (33550, "d", 3, (1.0, 2.0, 0.0), True),
         (700, "B", len(XMP), XMP, True),
@@ -231,7 +232,7 @@ def test_a_tiff_keeps_its_tags_page_and_all(tmp_path: Path, order: str, big: boo
     through(path, tmp_path / "out.tif")
     with tifffile.TiffFile(path) as source, tifffile.TiffFile(tmp_path / "out.tif") as target:
         before, after = source.pages[0].tags, target.pages[0].tags
-        for tag in (270, 271, 282, 283, 296, 305, 700, 33432, 33550, 34675, 50838):
+        for tag in (270, 271, 282, 283, 296, 305, 318, 700, 33432, 33550, 34675, 50838):
             assert after[tag].value == before[tag].value, tag
             assert after[tag].dtype == before[tag].dtype, tag
         assert 60000 not in after and np.array_equal(target.asarray(), PIXELS[::-1])

@@ -10,6 +10,7 @@ from conftest import save
 from tbsn import images
 from tbsn.errors import InputError
 from tbsn.web import preview
+from tbsn.web.sessions import Files
 
 RANDOM = np.random.default_rng(0)
 
@@ -31,6 +32,15 @@ def test_floats_beyond_one_are_not_white(tmp_path: Path) -> None:
     counts = np.linspace(100, 900, 30 * 40, dtype=np.float32).reshape(30, 40)
     view = shown(save(tmp_path / "counts.tif", counts))
     assert view[0, 0, 0] == 0 and view[-1, -1, 0] == 255
+
+
+@pytest.mark.parametrize(("named", "saved"), [("a.jpg", "a_denoised.png"), ("a.ome.tif", "a_denoised.ome.tif")])
+def test_a_result_is_named_as_the_command_names_it(photo: Path, tmp_path: Path, named: str, saved: str) -> None:
+    if named.endswith(".tif"):
+        photo = save(tmp_path / "photo.tif", images.read(photo).pixels)
+    files = Files(tmp_path / "session")
+    files.take(photo.rename(tmp_path / named))
+    assert files.result.name == saved
 
 
 def test_alpha_does_not_make_a_photo_dark(tmp_path: Path) -> None:
