@@ -22,7 +22,7 @@ from tbsn.training.recipe import FitSettings
 Watch = Callable[[int, Network], None]
 Score = Callable[[Network], float]
 
-LOWER = "the same command with a lower --set fit.lr=... and --accept-changes goes on from the last checkpoint"
+LOWER = "the same with a lower --set fit.lr=... and --accept-changes goes on, from the last checkpoint if there is one"
 
 
 class State:
