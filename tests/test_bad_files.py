@@ -85,7 +85,10 @@ def test_damage_in_a_jpeg_inside_a_tiff_is_refused(tmp_path: Path) -> None:
     Image.open(EXAMPLES / "01_14.png").convert("RGB").save(path, compression="jpeg")
     assert images.read(path).pixels.shape == (256, 256, 3)
     whole = bytearray(path.read_bytes())
-    path.write_bytes(whole[: len(whole) // 2] + bytes(400) + whole[len(whole) // 2 + 400 :])
+    with tifffile.TiffFile(path) as file:
+        ends = file.pages[0].dataoffsets[0] + file.pages[0].databytecounts[0]
+    whole[ends - 400 : ends] = bytes(400)
+    path.write_bytes(whole)
     with pytest.raises(InputError, match="damaged"):
         images.read(path)
 

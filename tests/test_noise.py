@@ -18,7 +18,7 @@ import pyvips
 import tbsn as tbsn_package
 from conftest import EXAMPLES, save, tbsn
 from tbsn import advice, images, noise
-from tbsn.diagnose import _conclude, describe, diagnose, mean_autocorrelation, pd_strides
+from tbsn.diagnose import _conclude, describe, diagnose, pd_strides
 from tbsn.errors import InputError
 from tbsn.grid import grid_strength
 from tbsn.spectrum import LAGS, autocovariance, basis
@@ -184,7 +184,7 @@ def test_empty_channels_do_not_count() -> None:
     whole, seen = (noise.survey(images.from_float(part, np.dtype(np.uint8))) for part in (noisy, noisy[..., 1:2]))
     result, alone = _conclude([whole], 1, 1, 0), noise.combine([seen])
     assert result.noise.floor == alone.floor > 0.05
-    assert np.array_equal(mean_autocorrelation(result.noise), alone.autocorrelation[0])
+    assert np.array_equal(result.noise.mean_autocorrelation, alone.autocorrelation[0])
     assert result.usable > 0.9 * SIDE**2
 
 

@@ -135,7 +135,7 @@ def test_what_cannot_be_trained_on_is_named(folder: Path, tmp_path: Path) -> Non
                 folder, ["default"], tmp_path / "r", load_recipe(RenoiseRecipe, "renoise-cpu", settings), Start()
             )
     ensemble = load_recipe(RenoiseRecipe, "renoise-cpu", ["ensemble=2", "fit.crop=72"])
-    with pytest.raises(InputError, match="not a multiple of 32, as unet takes"):
+    with pytest.raises(InputError, match="not a multiple of 32, as a model takes"):
         runs.renoise(folder, ["unet"], tmp_path / "e", ensemble, Start())
     with pytest.raises(InputError, match="instead of PD"):
         load_recipe(TrainRecipe, "hole", []).with_pd(5)

@@ -101,10 +101,9 @@ def test_a_signal_before_the_first_step_is_one_line(photo: Path, tmp_path: Path,
 def test_a_second_sigterm_is_still_one(blocks: Path, tmp_path: Path) -> None:
     process = started(command(blocks, tmp_path / "run", fit_steps="100000"))
     wait_for(tmp_path / "run", 1, process)
-    os.kill(process.pid, signal.SIGTERM)
-    while process.poll() is None:
-        os.kill(process.pid, signal.SIGTERM)
-        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
     _, said = process.communicate()
     assert process.returncode == 128 + signal.SIGTERM and "SIGTERM" in said, said
 

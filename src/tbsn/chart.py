@@ -38,7 +38,7 @@ def draw(result: Diagnosis, path: Path) -> None:
     along.axhline(STRONG, color="black", linewidth=0.8, linestyle="--")
     along.set(xlabel="distance in pixels", title="Autocorrelation (under the dashed line: white)")
     along.legend(fontsize="small")
-    mean = noise.autocorrelation.mean(axis=0)
+    mean = noise.mean_autocorrelation
     shown = plane.imshow(mean, vmin=-1, vmax=1, cmap="RdBu_r", origin="lower")
     for (row, column), value in np.ndenumerate(mean):
         ink = "white" if abs(value) > 0.6 else "black"

@@ -11,7 +11,7 @@ from tbsn import images
 from tbsn.advice import CROPS, Advice, advise
 from tbsn.errors import InputError
 from tbsn.lines import warn
-from tbsn.noise import LEVELS, METHOD, Noise, Survey, combine, survey, with_noise
+from tbsn.noise import LEVELS, METHOD, Noise, Survey, combine, survey
 from tbsn.noisy import bits_of, noisy_images
 from tbsn.scale import Bits, full_depth
 
@@ -111,7 +111,7 @@ def _conclude(surveys: list[Survey], found: int, chosen: int, closed: int) -> Di
     return Diagnosis(
         noise=noise,
         advice=advise(
-            mean_autocorrelation(noise),
+            noise.mean_autocorrelation,
             noise.floor,
             pixels,
             usable,
@@ -132,17 +132,12 @@ def _conclude(surveys: list[Survey], found: int, chosen: int, closed: int) -> Di
     )
 
 
-def mean_autocorrelation(noise: Noise) -> np.ndarray:
-    """The mean (LAGS + 1, LAGS + 1) over the channels that have noise."""
-    return noise.autocorrelation[with_noise(noise.level)].mean(axis=0)
-
-
 def describe(result: Diagnosis) -> list[str]:
     """The diagnosis in lines of plain words."""
     noise, names = result.noise, channel_names(result.noise)
     levels = "  ".join(f"{name} {255 * level:.1f}" for name, level in zip(names, noise.level, strict=True))
     spread = 255 * np.quantile(noise.per_image.mean(axis=1), (0.1, 0.9))
-    mean = mean_autocorrelation(noise)
+    mean = noise.mean_autocorrelation
     read = f"{result.found}" + (f" ({result.measured} measured)" if result.measured < result.found else "")
     usable = f"{result.usable / 1e6:.1f} million usable (unclipped, in images of {CROPS['cpu']} pixels and more)"
     return [

@@ -144,8 +144,8 @@ def open_photo(path: Path, channels: int = 3) -> Photo:
         return _develop(path)
     stored = tiff.read(path) if kind == "TIFF" else []
     tiff.check(path, stored)
-    if tiff.packing(stored) == "deflate":
-        tiff.check_sums(path)
+    if kind == "TIFF":
+        tiff.check_pieces(path, len(stored))
     image, suffix, pages = load(path), formats.SUFFIXES[kind][0], 1
     _check(path, image)
     if len(stored) > 1:

@@ -123,7 +123,7 @@ def put(path: Path, metadata: Metadata, private: bool = True) -> None:
     """Put metadata into a file that libvips has written, in place of its own; into one of another format EXIF alone,
     if there is any: that of libvips says no more than the resolution.
 
-    Without what is ``private``, only what the file says of colours and resolution: the rest of that libvips writes. A
+    Without what is ``private``, only what the file says of colours, resolution and NoData: the rest libvips writes. A
     JPEG that was no JPEG before has no room for EXIF of more than 64 kB: orientation and resolution are all of it then.
     """
     kind = formats.of(path)
@@ -136,7 +136,7 @@ def put(path: Path, metadata: Metadata, private: bool = True) -> None:
         parts = [part for part in metadata.parts if part[0] in names]
         _rewrite(path, kind, names, parts if private else [(name, _no_thumbnail(name, part)) for name, part in parts])
     elif kind in EXIF and metadata.kind and private and (metadata.exif or not metadata.resolution):
-        _rewrite(path, kind, tuple(EXIF.values()), _exif_part(kind, _exif_for(path, kind, metadata)))
+        _rewrite(path, kind, tuple(EXIF.values()), _exif_part(kind, _exif_for(kind, metadata)))
 
 
 def _no_thumbnail(name: bytes, part: bytes) -> bytes:
@@ -144,16 +144,18 @@ def _no_thumbnail(name: bytes, part: bytes) -> bytes:
     return part[:2] + pack(">H", JFIF_ALONE - 2) + part[4:16] + b"\0\0" if name == JFIF else part
 
 
-def _exif_for(path: Path, kind: str, metadata: Metadata) -> bytes:
-    """The EXIF for a file of another ``kind``, where it is all that says the resolution, if that is no PNG."""
-    exif, page = metadata.exif, next(iter(metadata.directories), {})
-    if kind == "JPEG" and len(exif) > MOST_EXIF:
-        exif = tags.as_exif({tag: value for tag, value in page.items() if tag in tags.RESOLUTION | {tags.ORIENTATION}})
+def _exif_for(kind: str, metadata: Metadata) -> bytes:
+    """The EXIF for a file of another ``kind``; with the resolution, which a JPEG or WebP with EXIF has nowhere else."""
+    exif, page, told = metadata.exif, next(iter(metadata.directories), {}), {}
     if exif and kind != "PNG" and metadata.resolution and not tags.RESOLUTION & page.keys():
-        written = next(iter(collect(path).directories), {})
+        x, y = (pack("<II", min(round(25400 * one), 0xFFFFFFFF), 1000) for one in metadata.resolution)
+        told = {282: (5, x), 283: (5, y), 296: (3, pack("<H", 2))}
         file = BytesIO(exif)
-        tags.add(file, [{tag: written[tag] for tag in tags.RESOLUTION & written.keys()}])
+        tags.add(file, [told])
         exif = file.getvalue()
+    if kind == "JPEG" and len(exif) > MOST_EXIF:
+        kept = {tag: value for tag, value in page.items() if tag in tags.RESOLUTION | {tags.ORIENTATION}}
+        exif = tags.as_exif(kept | told)
     return exif
 
 

@@ -58,8 +58,8 @@ class Survey:
     ``brightness`` (n, c): mean of each patch. ``energy`` (n, c, RINGS): its DCT energy in rings from coarse to fine.
     ``clipped`` (n, c): share of its values at the ends of the range. ``spectrum`` (c, patch, patch): mean DCT power of
     the purest patches. ``black`` and ``white``: share of values at the ends of the range. ``grid``: strength of a JPEG
-    grid, 0 if there is none. ``size``: height and width. ``usable``: pixels with no channel clipped, but those that are
-    empty.
+    grid, 0 if there is none. ``size``: height and width. ``usable``: pixels that are clipped in no channel;
+    empty channels do not count.
     """
 
     brightness: np.ndarray
@@ -90,6 +90,11 @@ class Noise:
     floor: float
     curve: np.ndarray
     autocorrelation: np.ndarray
+
+    @property
+    def mean_autocorrelation(self) -> np.ndarray:
+        """The mean (LAGS + 1, LAGS + 1) over the channels that have noise."""
+        return self.autocorrelation[with_noise(self.level)].mean(axis=0)
 
 
 def survey(pixels: np.ndarray, method: Method = METHOD) -> Survey:

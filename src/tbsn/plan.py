@@ -136,7 +136,7 @@ def _sources(roots: list[Path], output: Output, recursive: bool, failures: list[
         for path in new:
             sources.setdefault(_place(path), (path, root if is_folder else root.parent))
         if not new and len(failures) == before and root != output.path:
-            failures.append(_only_results(root) if found else _no_images(root))
+            failures.append(_only_results(root) if found and output.path is None else _no_images(root))
     return list(sources.values())
 
 

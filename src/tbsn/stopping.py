@@ -39,7 +39,7 @@ def stopped_by_signal(run: Path) -> Iterator[None]:
         with _handled_by(interrupt):
             yield
     except KeyboardInterrupt as error:
-        received = signal.Signals((*error.args, signal.SIGINT)[0])
+        received = next((signal.Signals(one) for one in error.args if isinstance(one, int)), signal.SIGINT)
         raise Stopped(run, f"by {received.name}", "the same command goes on", received) from None
 
 

@@ -22,7 +22,7 @@ ONLY_TIFF_TAGS |= {50838, 50839, 51123} | WHITE
 TYPES = {1: (1, 1), 2: (1, 1), 3: (2, 2), 4: (4, 4), 5: (4, 8), 6: (1, 1), 7: (1, 1), 8: (2, 2), 9: (4, 4), 10: (4, 8)}
 TYPES |= {11: (4, 4), 12: (8, 8), 13: (4, 4), 16: (8, 8), 17: (8, 8), 18: (8, 8)}
 DESCRIPTION, BELOW, MOST_BELOW, EXTRA = 270, 330, 64, 338
-LONG, ONLY_BIG = 4, (16, 17, 18)
+LONG, RATIONAL, ONLY_BIG = 4, 5, (16, 17, 18)
 RESOLUTION, ORIENTATION = {282, 283, 296}, 274
 OF_BYTES = {33723, 34377}  # IPTC and Photoshop's block, by whatever type they are told
 COMMENT, UNICODE = 0x9286, b"UNICODE\0"
@@ -36,8 +36,9 @@ Directory = dict[int, Any]
 
 
 def read(file: BinaryIO, wanted: set[int] = EXIF_TAGS | ONLY_TIFF_TAGS) -> list[Directory]:
-    """The tags of every page, those that describe the picture or others ``wanted``; damaged ones are left out, and of
-    those that describe it what a TIFF of 4 GB cannot hold.
+    """The tags of every page, those that describe the picture or others ``wanted``.
+
+    Left out are damaged ones and, of those that describe the picture, 64-bit ones, which only a BigTIFF holds.
     """
     layout = Layout(file)
     return [_values(file, layout, raw, wanted, POINTERS) for _, raw, _ in layout.directories(file)]
@@ -81,8 +82,9 @@ def numbers(page: Directory, tag: int) -> list[int]:
 
 
 def rational(page: Directory, tag: int) -> float:
-    """The first of the fractions of a tag that was read; 0 if there is none."""
+    """The first of the fractions, or of the integers, of a tag that was read; 0 if there is none."""
     above, below = (*numbers(page, tag), 0, 0)[:2]
+    below = below if page.get(tag, (RATIONAL,))[0] == RATIONAL else 1
     return above / below if below else 0
 
 

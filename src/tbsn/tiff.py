@@ -71,18 +71,17 @@ def read(path: Path) -> list[tags.Directory]:
 def pixels(path: Path, **options: int) -> pyvips.Image:
     """A TIFF file as if it said nothing but how its pixels are stored, to be decoded from top to bottom.
 
-    Otherwise libvips fails on tags that have nothing to do with them. And it takes damaged tiles for black ones, and
-    what is missing in a JPEG for grey, unless it is to fail on warnings, of which other tags give many.
+    Otherwise libvips fails on tags that have nothing to do with them. And it takes damaged tiles for black ones, unless
+    it is to fail on warnings, of which other tags give many.
     """
     alone = Alone(path, OF_PIXELS)
-    pages = tags.read(alone.file, {TILES, PACKED})
-    warned = any(TILES in page or tags.number(page, PACKED) == JPEG for page in pages)
+    tiled = any(TILES in page for page in tags.read(alone.file, {TILES}))
     source = pyvips.SourceCustom()
     source.on_read(alone.read)
     source.on_seek(alone.seek)
     # This way pyvips holds on to the source for as long as the image is used.
     return pyvips.Image.new_from_source(
-        source, "", access="sequential", fail_on="warning" if warned else "error", **options
+        source, "", access="sequential", fail_on="warning" if tiled else "error", **options
     )
 
 
@@ -143,35 +142,50 @@ def check(path: Path, pages: list[tags.Directory]) -> None:
         raise InputError(path, "has grey floats multiplied by their alpha", "save it with an alpha that is apart")
     if len({tuple(tags.number(page, tag, 1) for tag in ALIKE) for page in pages}) > 1:
         raise InputError(path, "holds pages of different sizes, types or orientations", SPLIT)
-    if len({(page.get(COLOURS_OF), page.get(tags.EXTRA)) for page in pages}) > 1:
+    palettes = (page.get(COLOURS_OF) if tags.number(page, MEANING) == PALETTE else None for page in pages)
+    if len(set(zip(palettes, (page.get(tags.EXTRA) for page in pages), strict=True))) > 1:
         raise InputError(path, "holds pages of different palettes or kinds of alpha", SPLIT)
 
 
-def check_sums(path: Path) -> None:
-    """Raises `InputError` if a strip or tile that is packed by Deflate is not whole.
+def check_pieces(path: Path, pages: int) -> None:
+    """Raises `InputError` if a strip or tile of the first ``pages`` is not whole, where libvips does not see that.
 
-    libtiff does not look at the checksum of one that has more pixels than it needs, as damage can make it.
+    libtiff does not look at the checksum of one packed by Deflate that has more pixels than it needs, as damage can
+    make it. What is missing at the end of a strip in JPEG is grey.
     """
+    seen = set[int]()
     with path.open("rb") as file:
-        for page in tags.read(file, {PACKED, *chain(*PIECES)}):
-            if PACKINGS.get(tags.number(page, PACKED)) != "deflate":
+        end = file.seek(0, os.SEEK_END)
+        for page in tags.read(file, {WIDTH, HEIGHT, SAMPLES, BITS, PACKED, *chain(*PIECES)})[:pages]:
+            deflate, packed = PACKINGS.get(tags.number(page, PACKED)) == "deflate", tags.number(page, PACKED)
+            if not (deflate or packed == JPEG):
                 continue
-            for starts, lengths in PIECES:
-                for start, length in zip(tags.numbers(page, starts), tags.numbers(page, lengths), strict=False):
-                    if length and not _is_whole(file, start, length):
-                        raise InputError(path, "damaged (a checksum is wrong)", "copy it again from its source")
+            most = BLOCK + 2 * prod(tags.number(page, tag, 1) for tag in (WIDTH, HEIGHT, SAMPLES, BITS)) // 8
+            places = chain(*(zip(*(tags.numbers(page, tag) for tag in piece), strict=False) for piece in PIECES))
+            for start, length in places:
+                if length and start not in seen:
+                    file.seek(min(start, end))
+                    if not (_is_whole(file, length, most) if deflate else _has_end(file, length)):
+                        raise InputError(path, "damaged (a part is not whole)", "copy it again from its source")
+                    seen.add(start)
 
 
-def _is_whole(file: BinaryIO, start: int, length: int) -> bool:
+def _is_whole(file: BinaryIO, length: int, most: int) -> bool:
+    """Whether these bytes can be unpacked to an end with the right checksum, or hold more than ``most`` bytes."""
     unpack = zlib.decompressobj()
-    file.seek(start)
     try:
-        while length and not unpack.eof and (data := file.read(min(length, BLOCK))):
+        while length > 0 and most > 0 and not unpack.eof and (data := file.read(min(length, BLOCK))):
             length -= len(data)
-            unpack.decompress(data)
+            most -= len(unpack.decompress(data))
     except zlib.error:
         return False
-    return unpack.eof
+    return unpack.eof or most <= 0
+
+
+def _has_end(file: BinaryIO, length: int) -> bool:
+    """Whether a JPEG of so many bytes ends with its mark, but for what fills it up."""
+    file.seek(max(0, length - BLOCK), os.SEEK_CUR)
+    return file.read(min(length, BLOCK)).rstrip(b"\0\xff").endswith(b"\xd9")
 
 
 def has_alpha(pages: list[tags.Directory]) -> bool:

@@ -72,7 +72,7 @@ def cached_folder(folder: Path | Sequence[Path], cache: Path, channels: int, oth
             return str(error), None
 
     # Of another stamp the next start decodes all again.
-    return cached(decode, cache, before.hexdigest(), other, lambda: "" if late else after.hexdigest())
+    return cached(decode, cache, before.hexdigest(), other, lambda: "late " * bool(late) + after.hexdigest())
 
 
 def cached_arrays(arrays: Sequence[np.ndarray], cache: Path, channels: int, other: Path | None = None) -> Photos:
@@ -100,7 +100,7 @@ def with_channels(name: object, pixels: np.ndarray, channels: int, bits: Bits) -
     if pixels.dtype.kind not in "iuf":
         raise InputError(name, f"is an array of {pixels.dtype}", "give integers or floats")
     most = bits.get(pixels.dtype)
-    if most and int(pixels.max()) >> most:
+    if most and int(pixels.max()) >= 2**most:
         raise InputError(name, f"has more than the {most} bits of all images before", LATE)
     pixels = full_depth(pixels, bits)
     if pixels.dtype not in (np.uint8, np.uint16):

@@ -5,7 +5,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -187,9 +187,10 @@ def loader(
         how |= {"multiprocessing_context": "spawn", "persistent_workers": True, "worker_init_fn": ignore_signals}
     steps = range(start, settings.steps)
     try:
-        with _main_left_out():
-            loaded = iter(DataLoader(batches, batch_size=None, sampler=steps, **how))
-        yield from loaded
+        with nullcontext() if type(batches).__module__ == "__main__" else _main_left_out():
+            loaded = [iter(DataLoader(batches, batch_size=None, sampler=steps, **how))]
+        yield from loaded.pop()  # and no name here holds it, see below
     except BaseException as error:
-        # Its traceback would keep the workers, and as they ignore SIGTERM this process would wait for them at its end.
+        # Its traceback, and what has a name here, would keep the workers, and as they ignore SIGTERM this process would
+        # wait for them at its end.
         raise error.with_traceback(None)  # noqa: B904

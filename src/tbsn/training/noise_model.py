@@ -36,7 +36,7 @@ WINDOW, WINDOWS = 256, 2
 RINGS = 12
 SAME = np.ones(RINGS)
 BLACK, NEAR_BLACK = 1e-6, 0.1
-LEAST_NOISE = 0.5 / 255  # under it there is nothing to measure: a blank photo, a white sky
+LEAST_NOISE = 1e-4  # under it there is nothing to measure: a blank photo, a white sky
 ROUNDS = 3
 RING_CENTRES = (np.arange(RINGS) + 0.5) * np.sqrt(0.5) / RINGS
 

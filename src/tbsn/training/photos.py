@@ -45,7 +45,7 @@ class Photos(Sequence[np.ndarray]):
 
     @classmethod
     def opened(cls, directory: Path, stamp: str) -> Self:
-        """Those of this stamp. Raises `InputError` if others have taken their place."""
+        """Those of this stamp. Raises `InputError` if others have taken their place; that ends the run."""
         photos = cls(directory)
         if photos.stamp != stamp:
             raise InputError(directory, "has been made anew by another command", "the same command goes on")

@@ -78,11 +78,13 @@ def renoise(source: Source, models: Sequence[str | Path], run: Path, recipe: Ren
     denoiser = kept.mean_of([one.self_ensemble() if one.local else one for one in known])
     weights = b"".join(map(_weights, models))
     how = recipe.pairs
-    loss = losses.ensembled(list(map(_student, models)), recipe.ensemble) if recipe.ensemble else losses.renoised
+    students = list(map(_student, models)) if recipe.ensemble else []
+    loss = losses.ensembled(students, recipe.ensemble) if students else losses.renoised
+    for student in students:
+        if crop % student.multiple:
+            remedy = f"--set fit.crop={max(1, crop // student.multiple) * student.multiple}"
+            raise InputError(f"fit.crop={crop}", f"not a multiple of {student.multiple}, as a model takes", remedy)
     for model, one in zip(models, known, strict=True):
-        if recipe.ensemble and recipe.fit.crop % (multiple := _student(model).multiple):
-            remedy = f"--set fit.crop={max(1, recipe.fit.crop // multiple) * multiple}"
-            raise InputError(f"fit.crop={recipe.fit.crop}", f"not a multiple of {multiple}, as {model} takes", remedy)
         if channels > 1 or recipe.ensemble:  # grey images pass through a colour model, but not through its network
             _check_channels(model, one.channels, channels)
     with at_work(run, recipe, start, lambda: _inputs(source, start, models)) as (fabric, places):

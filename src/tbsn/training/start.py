@@ -27,7 +27,8 @@ Recipe = TrainRecipe | DistillRecipe | RenoiseRecipe
 Inputs = Callable[[], dict[str, str]]
 
 RECIPE, INPUTS, LOCK = "recipe.yaml", "inputs.yaml", "lock"
-KEPT = ("cache", "targets", "estimates", "estimates/noise")  # in a run, what was computed before the first step
+COSTLY = ("targets", "estimates")  # in a run, what was computed before the first step
+KEPT = ("cache", *COSTLY, "estimates/noise", SAMPLES)
 OTHER_NETWORK = "use the same network.*, or begin another run with -o"
 DIFFERENT = "use the same settings, another folder with -o, or add --accept-changes"
 
@@ -95,14 +96,14 @@ def open_run(run: Path, recipe: Recipe, start: Start, inputs: dict[str, str]) ->
             built = [change for change in found if change.startswith("network.")]
             if built and checkpoint.exists(run):
                 raise InputError(file, f"its checkpoint is of another network: {', '.join(built)}", OTHER_NETWORK)
-            begun = checkpoint.exists(run) or start.resume or any((run / name).exists() for name in KEPT[1:])
+            begun = checkpoint.exists(run) or start.resume or any((run / name).exists() for name in COSTLY)
             if found and begun and not start.accept_changes:
                 raise InputError(file, f"differs from the settings asked for: {', '.join(found)}", DIFFERENT)
         elif start.resume:
             raise InputError(run, "holds no run to go on with", "leave out --resume to begin one")
         run.mkdir(parents=True, exist_ok=True)
         lock = _locked(run)
-        for folder in (run, *(run / name for name in (*KEPT, SAMPLES))):
+        for folder in (run, *(run / name for name in KEPT)):
             remove_partial(folder)
         for path, written in ((file, wanted), (used, inputs)):
             with atomic(path) as partial:
