@@ -174,7 +174,6 @@ ANSWERS = {
     "the recipe's, the mean of noise that of values": Answer("pairs.curve=linear", mean=np.mean),
     "the recipe's, a second round": Answer(after=RECIPE),
     "the recipe's, 32 crops of 64x64": Answer("fit.crop=64 fit.batch=32"),
-    "the recipe's, 128 crops of 32x32": Answer("fit.crop=32 fit.batch=128"),
 }
 AGAIN = {
     "again the recipe's": Answer(GENTLE),
