@@ -3,9 +3,10 @@
     python benchmarks/renoising.py train FOLDER MODEL RUNS --passes 0
     python benchmarks/renoising.py score FOLDER MODEL RUNS NOISY CLEAN --every 8 --passes 0
 
-The recipe ``renoise-cpu`` with a small budget, and 8 crops of 128x128 where nothing else is said, as it once had; MODEL is the first denoiser, whose estimates are computed once for all
-answers of a RUNS: by one pass here, since R3 would take an hour; by the self-ensemble, if it is a student. ``--only``
-takes the answers that begin with it, for both commands; another seed, or number of steps, wants another RUNS.
+The recipe ``renoise-cpu`` with a small budget, and 8 crops of 128x128 where nothing else is said, as it once had. MODEL
+is the first denoiser, whose estimates are computed once for all answers of a RUNS: by one pass here, since R3 would
+take an hour; by the self-ensemble, if it is a student. ``--only`` takes the answers that begin with it, for both
+commands; another seed, or number of steps, wants another RUNS.
 ``--again`` has other answers: what should a student, MODEL, learn from its own estimates, and from its own weights?
 ``--share 1/2`` and ``2/2`` are for two processes side by side, a thread each, once the estimates are there. ``score``
 prints the loss on pairs of images held back, the same of the whole recipe for all, the mean PSNR and SSIM, and the
